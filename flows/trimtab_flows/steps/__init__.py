@@ -1,0 +1,1 @@
+"""Steps turn checked tables into other tables: pure functions, no I/O."""

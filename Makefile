@@ -1,0 +1,53 @@
+# One command each: `make run` shows the product, `make test` tests it, `make check` reads the code.
+# Everything is installed into .venv by itself; needs Python >= 3.11, git and make.
+
+PYTHON ?= python3
+STATE ?= .trimtab
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Set in some images: without byte code every process that starts imports Prefect five times slower.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: run test test-long check fmt constraints clean
+
+run: $(READY)
+	@$(BIN)/trimtab demo --state $(STATE) $(if $(KEEP),--keep) $(if $(FRESH),--fresh) $(if $(THROUGH),--through $(THROUGH))
+
+test: $(READY)
+	@$(BIN)/python -m pytest tests -m "not long"
+
+test-long: $(READY)
+	@$(BIN)/python -m pytest tests
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# uv installs in seconds and can compile byte code; where it cannot be had, pip does the same more slowly.
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once; about half a minute) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Trimtab needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Say make PYTHON=..." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+	@if $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; then \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[dev]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'; \
+	fi
+	@touch $(READY)
+
+constraints: $(READY)
+	@{ echo "# The versions that the tests ran with. Made by: make constraints"; \
+	   $(BIN)/uv pip freeze --python $(BIN)/python | grep -v -e '^-e' -e '^trimtab'; } > constraints.txt
+
+clean:
+	@if [ -x $(BIN)/trimtab ]; then $(BIN)/trimtab down --state $(STATE) --wipe; fi
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

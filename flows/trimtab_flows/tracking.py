@@ -1,0 +1,222 @@
+"""The MLflow side of a stage: runs found again by the key of their inputs, models, versions, the champion alias.
+
+MLflow is the record of models and metrics. A stage that was interrupted leaves a run that never finished; the next try
+marks it KILLED and starts another. A stage that finished is found by its key and not repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from trimtab_flows import runtime
+
+__all__ = [
+    "CHAMPION",
+    "NoSuchModel",
+    "champion",
+    "client",
+    "experiment_id",
+    "find_run",
+    "flavor_module",
+    "load_model",
+    "log_inputs",
+    "log_metrics",
+    "logged_inputs",
+    "model_version",
+    "monitoring_experiment",
+    "open_run",
+    "read_json",
+    "register",
+    "runs_of_stage",
+    "stage_key",
+]
+
+#: The registry alias of the version in service.
+CHAMPION = "champion"
+
+
+class NoSuchModel(LookupError):
+    """A model version or alias that the registry does not have."""
+
+
+def client() -> MlflowClient:
+    """A client of the configured MLflow server."""
+    return MlflowClient(runtime.connect_mlflow())
+
+
+def stage_key(stage: str, **inputs: Any) -> str:
+    """SHA-256 (hex) of a stage's name and inputs: the same work has the same key."""
+    text = json.dumps([stage, inputs], sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def monitoring_experiment(name: str) -> str:
+    """Name of the experiment that holds one run for each monitored window of a model."""
+    return f"{name}-monitoring"
+
+
+def experiment_id(name: str) -> str:
+    """Id of an experiment, made if it is not there."""
+    api = client()
+    found = api.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(api.create_experiment(name))
+        except MlflowException as error:  # another process was faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = api.get_experiment_by_name(name)
+            assert found is not None
+    return str(found.experiment_id)
+
+
+def find_run(experiment: str, key: str) -> Run | None:
+    """The finished run of this key, or None."""
+    runs = client().search_runs(
+        [experiment_id(experiment)], f"tags.`trimtab.key` = '{key}' and tags.`trimtab.done` = 'yes'", max_results=1
+    )
+    return runs[0] if runs else None
+
+
+def runs_of_stage(experiment: str, stage: str) -> list[Run]:
+    """The finished runs of a stage, oldest first."""
+    return list(
+        client().search_runs(
+            [experiment_id(experiment)],
+            f"tags.`trimtab.stage` = '{stage}' and tags.`trimtab.done` = 'yes'",
+            order_by=["attributes.start_time ASC"],
+            max_results=5000,
+        )
+    )
+
+
+@contextmanager
+def open_run(experiment: str, stage: str, key: str, name: str, tags: Mapping[str, str]) -> Iterator[Run]:
+    """A new run that ends FINISHED, or FAILED when the body raises; leftovers of the same key are marked KILLED."""
+    api = client()
+    where = experiment_id(experiment)
+    for stale in api.search_runs([where], f"tags.`trimtab.key` = '{key}'"):
+        if stale.data.tags.get("trimtab.done") is None and stale.info.status != "FAILED":
+            api.set_terminated(stale.info.run_id, "KILLED")
+    links = {"trimtab.flow_run_id": runtime.flow_run_id(), "trimtab.flow_run_url": runtime.flow_run_url()}
+    own = {"trimtab.stage": stage, "trimtab.key": key, **{tag: value for tag, value in links.items() if value}, **tags}
+    run = api.create_run(where, tags=own, run_name=name)
+    try:
+        yield run
+    except BaseException:
+        api.set_terminated(run.info.run_id, "FAILED")
+        raise
+    # FINISHED alone would not do: saving a model sets it, before the stage has ended.
+    api.set_tag(run.info.run_id, "trimtab.done", "yes")
+    api.set_terminated(run.info.run_id, "FINISHED")
+
+
+def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    """Log metrics in one call; NaN and infinities are left out, since MLflow's stores treat them unlike each other."""
+    from math import isfinite
+    from time import time
+
+    now = int(time() * 1000)
+    batch = [mlflow.entities.Metric(key, float(value), now, step) for key, value in metrics.items() if isfinite(value)]
+    client().log_batch(run_id, metrics=batch)
+
+
+def log_inputs(run_id: str, inputs: Mapping[str, str], source: str) -> None:
+    """Show snapshots as the run's datasets, and keep their whole digests as tags.
+
+    MLflow's dataset digest holds 36 characters at most, and is cut from ours.
+    """
+    from mlflow.data.http_dataset_source import HTTPDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import DatasetInput, InputTag, RunTag
+
+    datasets = []
+    for name, digest in inputs.items():
+        dataset = MetaDataset(HTTPDatasetSource(f"{source}#{digest}"), name=name, digest=digest[:36])
+        datasets.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", name)]))
+    api = client()
+    api.log_inputs(run_id, datasets)
+    api.log_batch(run_id, tags=[RunTag(f"trimtab.input.{name}", digest) for name, digest in inputs.items()])
+
+
+def logged_inputs(run: Run) -> dict[str, str]:
+    """The snapshots that ``log_inputs`` recorded: whole digests by name, in order of their names."""
+    prefix = "trimtab.input."
+    return {tag.removeprefix(prefix): run.data.tags[tag] for tag in sorted(run.data.tags) if tag.startswith(prefix)}
+
+
+def read_json(run_id: str, path: str) -> Any:
+    """A JSON artifact of a run."""
+    runtime.connect_mlflow()
+    return mlflow.artifacts.load_dict(f"runs:/{run_id}/{path}")
+
+
+def flavor_module(flavor: str) -> Any:
+    """MLflow's module for a flavor (``lightgbm``, ``sklearn`` ...).
+
+    Raises:
+        ValueError: MLflow has no such flavor, or its library is not installed.
+    """
+    try:
+        return importlib.import_module(f"mlflow.{flavor}")
+    except ImportError as error:
+        raise ValueError(f"flavor {flavor!r} cannot be used: {error}") from error
+
+
+def load_model(name: str, version: int, flavor: str) -> Any:
+    """The model of a registered version, as its own library's object."""
+    runtime.connect_mlflow()
+    return flavor_module(flavor).load_model(f"models:/{name}/{version}")
+
+
+def register(name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:
+    """The registered version of a run's model; made once, found afterwards."""
+    api = client()
+    try:
+        api.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in api.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        return version
+    return api.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id, tags=dict(tags))
+
+
+def champion(name: str) -> ModelVersion | None:
+    """The version in service, or None while there is none."""
+    try:
+        return client().get_model_version_by_alias(name, CHAMPION)
+    except MlflowException as error:
+        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            return None
+        raise
+
+
+def model_version(name: str, version: str | int) -> ModelVersion:
+    """A version by its number, or by an alias such as ``champion``.
+
+    Raises:
+        NoSuchModel: the registry has no such model, version or alias.
+    """
+    api = client()
+    try:
+        if str(version).isdigit():
+            return api.get_model_version(name, str(version))
+        return api.get_model_version_by_alias(name, str(version))
+    except MlflowException as error:
+        if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            raise
+        known = [found.version for found in api.search_model_versions(f"name = '{name}'")]
+        have = f"versions {', '.join(sorted(map(str, known), key=int))}" if known else "no versions"
+        raise NoSuchModel(f"model {name!r} has no version {version!r} in MLflow; it has {have}") from None
