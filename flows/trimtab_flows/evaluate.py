@@ -100,9 +100,7 @@ def evaluate(recipe: str, challenger: int, champion: int | None = None, windows:
     else:
         run = tracking.client().get_run(candidate.run_id)
         digests = tuple(
-            digest
-            for label, digest in tracking.logged_inputs(run).items()
-            if Window.parse(label).end_time > since
+            digest for label, digest in tracking.logged_inputs(run).items() if Window.parse(label).end_time > since
         )
     number = None if incumbent is None else int(incumbent.version)
     return compare(recipe, loaded.code, int(candidate.version), number, since.isoformat(), digests)

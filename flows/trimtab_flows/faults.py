@@ -10,7 +10,9 @@ from prefect.states import State, get_state_exception
 
 __all__ = ["RETRIES", "can_pass", "is_transient"]
 
-_TRANSIENT_CODES = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "IO_ERROR", "DEADLINE_EXCEEDED"})
+_TRANSIENT_CODES = frozenset(
+    {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "IO_ERROR", "DEADLINE_EXCEEDED"}
+)
 
 
 def is_transient(error: BaseException) -> bool:

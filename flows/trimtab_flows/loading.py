@@ -1,8 +1,8 @@
 """Find a recipe by its reference ``module:attribute``, and say clearly when that fails.
 
-    RecipeError (ValueError)
-    ├── UnknownRecipe      no such module, file or attribute
-    └── BrokenRecipe       it is there, and cannot be used
+RecipeError (ValueError)
+├── UnknownRecipe      no such module, file or attribute
+└── BrokenRecipe       it is there, and cannot be used
 """
 
 from __future__ import annotations
@@ -81,9 +81,13 @@ def load_recipe(reference: str) -> LoadedRecipe:
         raise UnknownRecipe(f"recipe {reference!r}: module {module_name!r} has no {attribute!r}; {hint}")
     recipe = getattr(module, attribute)
     if inspect.isclass(recipe) and issubclass(recipe, Recipe):
-        raise BrokenRecipe(f"recipe {reference!r} is the class; name an instance of it: {attribute.lower()} = {attribute}()")
+        raise BrokenRecipe(
+            f"recipe {reference!r} is the class; name an instance of it: {attribute.lower()} = {attribute}()"
+        )
     if not isinstance(recipe, Recipe):
-        raise BrokenRecipe(f"recipe {reference!r} is a {type(recipe).__name__}; a recipe is an instance of trimtab_flows.recipe.Recipe")
+        raise BrokenRecipe(
+            f"recipe {reference!r} is a {type(recipe).__name__}; a recipe is an instance of trimtab_flows.recipe.Recipe"
+        )
     problems = list(_problems(recipe))
     if problems:
         raise BrokenRecipe(f"recipe {reference!r}: " + "; ".join(problems))

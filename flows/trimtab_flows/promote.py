@@ -82,7 +82,9 @@ def promote(recipe: str, version: int, force: bool = False) -> Promoted:
     candidate = tracking.model_version(name, version)
     verdict = candidate.tags.get("trimtab.gate")
     if verdict != "promote" and not force:
-        said = f"the gate said {verdict!r}: {candidate.tags.get('trimtab.reason')}" if verdict else "the gate never saw it"
+        said = (
+            f"the gate said {verdict!r}: {candidate.tags.get('trimtab.reason')}" if verdict else "the gate never saw it"
+        )
         raise NotAllowed(f"{name} version {version} is not promoted: {said}. Evaluate it, or promote it with force.")
     current = tracking.champion(name)
     previous = None if current is None else int(current.version)

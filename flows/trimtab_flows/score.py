@@ -51,9 +51,7 @@ def predict(recipe: str, code: str, window: str, version: int, features: str) ->
     verdict = check(found.predictions, predictions_table(found, frame, scores), as_of=period.end_time)
     stored = runtime.library().put(verdict.accepted_or_raise())
     origins = (f"model:{found.name}/{version}", features)
-    runtime.lineage().record(
-        Edge(stored.digest, origins, "score", found.name, period.label, runtime.flow_run_id())
-    )
+    runtime.lineage().record(Edge(stored.digest, origins, "score", found.name, period.label, runtime.flow_run_id()))
     return Scored(model=found.name, version=version, window=window, predictions=stored.digest, rows=stored.rows)
 
 

@@ -69,12 +69,14 @@ class Window:
 
     @property
     def label(self) -> str:
-        """The shortest text that ``parse`` reads back as this window."""
-        for cadence, form in (("month", "%Y-%m"), ("week", "%G-W%V"), ("day", "%Y-%m-%d")):
-            if self == Window.containing(self.start, cadence):  # type: ignore[arg-type]
-                return self.start.strftime(form)
-        last = self.end - timedelta(days=1)
-        return f"{self.start}..{last}"
+        """The shortest text that ``parse`` reads back as this window: 2013-03, or 2013-01..2013-02."""
+        last_day = self.end - timedelta(days=1)
+        cadences: tuple[tuple[Cadence, str], ...] = (("month", "%Y-%m"), ("week", "%G-W%V"), ("day", "%Y-%m-%d"))
+        for cadence, form in cadences:
+            first, last = Window.containing(self.start, cadence), Window.containing(last_day, cadence)
+            if (first.start, last.end) == (self.start, self.end):
+                break
+        return first.start.strftime(form) if first == last else f"{first.start:{form}}..{last.start:{form}}"
 
     @property
     def start_time(self) -> datetime:

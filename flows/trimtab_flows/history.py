@@ -1,0 +1,110 @@
+"""What happened to each window of a model so far, read back from MLflow and the store: nothing here is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+
+from trimtab_flows import runtime, tracking
+from trimtab_flows.windows import Window
+
+__all__ = ["MONITOR", "Outcome", "RunLinks", "WindowRecord", "monitored_windows", "outcome_of", "window_records"]
+
+#: Stage name of monitoring runs.
+MONITOR = "monitor"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a decision to retrain: the version made, whether it was promoted, and why."""
+
+    version: int
+    promoted: bool
+    reason: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class RunLinks:
+    """Addresses of the runs that monitored a window."""
+
+    mlflow: str
+    prefect: str | None
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """One monitored window: figures, the decision, and what came of it (None: no retraining, or not done yet)."""
+
+    window: str
+    links: RunLinks
+    version: int
+    rows: int
+    quarantined: int
+    metrics: dict[str, float]
+    retrain: bool
+    reasons: tuple[str, ...]
+    decision: str
+    outcome: Outcome | None
+
+    @property
+    def worst_input(self) -> tuple[str, float]:
+        """The input column that drifted most by PSI, and how much; an empty name when none was measured."""
+        prefix = "drift/psi/"
+        found = {key.removeprefix(prefix): value for key, value in self.metrics.items() if key.startswith(prefix)}
+        return max(found.items(), key=lambda item: item[1]) if found else ("", 0.0)
+
+
+def monitored_windows(name: str) -> dict[str, Run]:
+    """The monitoring run that counts for each window of a model (the newest), by window, oldest window first."""
+    runs = tracking.runs_of_stage(tracking.monitoring_experiment(name), MONITOR)
+    newest = {run.data.tags["trimtab.window"]: run for run in runs}
+    return dict(sorted(newest.items(), key=lambda item: Window.parse(item[0])))
+
+
+def versions(name: str) -> list[ModelVersion]:
+    """All registered versions of a model, oldest first."""
+    found = tracking.client().search_model_versions(f"name = '{name}'", max_results=1000)
+    return sorted(found, key=lambda version: int(version.version))
+
+
+def outcome_of(name: str, decision: str) -> Outcome | None:
+    """What came of a decision, or None while nothing has."""
+    for version in versions(name):
+        if version.tags.get("trimtab.decision") == decision:
+            return Outcome(
+                version=int(version.version),
+                promoted=version.tags["trimtab.outcome"] == "promoted",
+                reason=version.tags.get("trimtab.reason", ""),
+                run_id=version.run_id,
+            )
+    return None
+
+
+def window_records(name: str) -> list[WindowRecord]:
+    """Every monitored window of a model, oldest first."""
+    return [record_of(name, run) for run in monitored_windows(name).values()]
+
+
+def record_of(name: str, run: Run) -> WindowRecord:
+    """A monitoring run as a record."""
+    tags, metrics = run.data.tags, run.data.metrics
+    decision = tags["trimtab.key"]
+    retrain = tags["trimtab.verdict"] == "retrain"
+    return WindowRecord(
+        window=tags["trimtab.window"],
+        links=RunLinks(
+            mlflow=f"{runtime.connect_mlflow()}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
+            prefect=tags.get("trimtab.flow_run_url"),
+        ),
+        version=int(tags["trimtab.model_version"]),
+        rows=int(metrics["data/rows"]),
+        quarantined=int(metrics["data/quarantined"]),
+        metrics=dict(metrics),
+        retrain=retrain,
+        reasons=tuple(tags["trimtab.reasons"].split("\n")),
+        decision=decision,
+        outcome=outcome_of(name, decision) if retrain else None,
+    )

@@ -1,0 +1,97 @@
+"""The whole lifecycle of one model: every window that has arrived, in order, from its data to what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow, get_run_logger
+
+from trimtab_flows.automations import RetrainRequested
+from trimtab_flows.history import monitored_windows, outcome_of
+from trimtab_flows.ingest import ingest
+from trimtab_flows.loading import LoadedRecipe, load_recipe
+from trimtab_flows.monitor import monitor
+from trimtab_flows.recipe import Recipe
+from trimtab_flows.retrain import retrain
+from trimtab_flows.score import score
+from trimtab_flows.settle import settle
+from trimtab_flows.windows import Window
+
+__all__ = ["BOOTSTRAP", "arrived", "lifecycle"]
+
+#: The decision that the first champion is tagged with.
+BOOTSTRAP = "bootstrap"
+
+
+def arrived(recipe: Recipe, as_of: datetime) -> Iterator[Window]:
+    """The windows of a recipe that are over, and whose labels are known, at a moment; oldest first."""
+    window = Window.parse(recipe.start)
+    while window.end_time + recipe.label.known_after <= as_of:
+        yield window
+        window = window.following(recipe.cadence)
+
+
+@flow(name="lifecycle", flow_run_name="lifecycle as of {as_of}")
+def lifecycle(
+    recipe: str, as_of: datetime | None = None, policy: dict[str, Any] | None = None, retrain_timeout_s: int = 6 * 3600
+) -> list[str]:
+    """Take a model through every window that has arrived and is not done yet.
+
+    Windows are taken in order, and a retraining that one of them led to is waited for before the next: catching up on
+    a year gives what twelve monthly runs would have given. A window is done when its decision is in MLflow and, where
+    that was to retrain, the outcome too; run it again after any fault and it goes on from there.
+
+    Args:
+        recipe: ``module:attribute``.
+        as_of: the moment to act at; now, when not given. Windows whose labels are not known by then are left.
+        policy: fields of the retraining policy that differ from the defaults.
+        retrain_timeout_s: seconds to wait for a retraining.
+
+    Returns:
+        The windows that were taken through in this run.
+
+    Raises:
+        ContractRefused: a window's data may not be handed on. Later windows wait for it.
+        RetrainLost: a retraining did not end well.
+    """
+    loaded = load_recipe(recipe)
+    name = loaded.recipe.name
+    now = as_of or datetime.now(UTC)
+    windows = list(arrived(loaded.recipe, now.replace(tzinfo=None)))
+    first, rest = windows[: loaded.recipe.bootstrap_windows], windows[loaded.recipe.bootstrap_windows :]
+    logger = get_run_logger()
+    if len(first) < loaded.recipe.bootstrap_windows:
+        logger.info("%s: %s of %s first windows have arrived", name, len(first), loaded.recipe.bootstrap_windows)
+        return []
+    if outcome_of(name, BOOTSTRAP) is None:
+        for window in first:
+            ingest(recipe, window.label)
+        retrain(recipe, Window(first[0].start, first[-1].end).label, decision=BOOTSTRAP)
+    done = []
+    for window in rest:
+        if _take(loaded, window, policy or {}, retrain_timeout_s):
+            done.append(window.label)
+    return done
+
+
+def _take(loaded: LoadedRecipe, window: Window, policy: dict[str, Any], timeout_s: int) -> bool:
+    """One window from its data to what came of its decision; False when that was done before."""
+    name = loaded.recipe.name
+    run = monitored_windows(name).get(window.label)
+    fresh = run is None
+    if run is None:
+        ingest(loaded.reference, window.label)
+        score(loaded.reference, window.label)
+        monitor(loaded.reference, window.label, policy)
+        run = monitored_windows(name)[window.label]
+    tags = run.data.tags
+    if tags["trimtab.verdict"] != "retrain":
+        return fresh
+    decision = tags["trimtab.key"]
+    if outcome_of(name, decision) is not None:
+        return fresh
+    reasons = tuple(tags["trimtab.reasons"].split("\n"))
+    settle(RetrainRequested(name, loaded.reference, tags["trimtab.retrain_on"], decision, reasons), timeout_s)
+    return True
