@@ -1,0 +1,1 @@
+"""Decides what data is: content digests, immutable snapshots, and what came from what."""
