@@ -1,9 +1,9 @@
 """Where snapshots, lineage and manifests are kept: immutable blobs under text keys.
 
-    StoreError
-    ├── BlobNotFound (KeyError)       nothing is stored under this key
-    ├── InvalidKey (ValueError)       the key cannot name a blob in any store
-    └── StoreUnavailable (OSError)    the store itself cannot be read or written
+StoreError
+├── BlobNotFound (KeyError)       nothing is stored under this key
+├── InvalidKey (ValueError)       the key cannot name a blob in any store
+└── StoreUnavailable (OSError)    the store itself cannot be read or written
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _column_digest(column: pl.Series) -> bytes:
 
 
 def _feed(column: pl.Series, update: _Update) -> None:
-    """Hash one column, or the items of a nested one. Every part is preceded by its length, so none runs into the next."""
+    """Hash one column, or the items of a nested one. Each begins with its length, so none runs into the next."""
     nulls = column.null_count()
     update(f"{len(column)},{nulls};".encode())
     kind = column.dtype

@@ -171,7 +171,7 @@ def render(graph: Graph) -> str:
 
 def _check_node(node: str) -> None:
     if not isinstance(node, str) or not _NODE.fullmatch(node):
-        raise InvalidNode(f"{node!r} names nothing in the lineage: write a digest of 64 characters or model:NAME/VERSION")
+        raise InvalidNode(f"{node!r} names no node: write a snapshot's digest (64 characters) or model:NAME/VERSION")
 
 
 def _prefix(index: str, node: str) -> str:
