@@ -284,7 +284,8 @@ class DirectoryStore(Block, Store):
             errno.EPERM: "; the file system must allow hard links",
             errno.EOPNOTSUPP: "; the file system must allow hard links",
         }.get(error.errno or 0, "")
-        return StoreUnavailable(f"cannot {action} {key!r} in {self}: {error.strerror or error}{hint}")
+        where = f": {error.filename}" if error.filename else ""
+        return StoreUnavailable(f"cannot {action} {key!r} in {self}: {error.strerror or error}{where}{hint}")
 
 
 def _sync(directory: Path) -> None:

@@ -80,14 +80,17 @@ class _Descriptor:
     def to_json(self) -> bytes:
         found = self.snapshot
         fields = {"digest": found.digest, "rows": found.rows, "columns": found.columns, "bytes": found.bytes}
-        return json.dumps({**fields, "file_sha256": self.file}, indent=1).encode()
+        fields["file_sha256"] = self.file
+        return json.dumps({**fields, "checksum": _checksum(fields)}, indent=1).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> _Descriptor:
         """Read what ``to_json`` wrote; raises LookupError, TypeError or ValueError on anything else."""
         fields: dict[str, Any] = json.loads(text)
         digest, rows, columns, size = (fields[name] for name in ("digest", "rows", "columns", "bytes"))
-        file = fields["file_sha256"]
+        file, checksum = fields["file_sha256"], fields.pop("checksum")
+        if checksum != _checksum(fields):
+            raise ValueError("its checksum does not fit")
         if not (_DIGEST.fullmatch(digest) and _DIGEST.fullmatch(file)):
             raise ValueError("a digest in it is not 64 hexadecimal characters")
         return cls(Snapshot(digest, int(rows), tuple(map(str, columns)), int(size)), file)
@@ -185,6 +188,10 @@ def _key(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
         raise InvalidDigest(f"{digest!r} is no digest of a snapshot: that is 64 hexadecimal characters, lower case")
     return f"{_PREFIX}{digest[:2]}/{digest}{_SUFFIX}"
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _file_digest(file: Path) -> str:
