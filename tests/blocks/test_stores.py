@@ -154,4 +154,4 @@ def test_of_several_processes_one_wins_each_key(store: DirectoryStore, racers: l
         assert all(store.read(f"race/{key}") == name.encode() * 5_000 for key in mine)
     assert sorted(won) == list(range(200))
     assert len(list(store.keys("race/"))) == 200
-    assert [path for path in store.path.rglob(".*")] == []
+    assert list(store.path.rglob(".*")) == []
