@@ -89,9 +89,10 @@ def _described(kind: pl.DataType, column: str) -> Any:
     raise UnsupportedColumn(column, kind)
 
 
-def _instance(kind: pl.datatypes.DataType | type[pl.datatypes.DataType]) -> pl.DataType:
+def _instance(kind: Any) -> pl.DataType:
     """The type of items may come as a class: ``pl.Int8`` for ``pl.Int8()``."""
-    return kind() if isinstance(kind, type) else kind
+    found: pl.DataType = kind() if isinstance(kind, type) else kind
+    return found
 
 
 def _column_digest(column: pl.Series) -> bytes:

@@ -11,6 +11,7 @@ import json
 import re
 from collections import deque
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Literal
 from urllib.parse import quote
 
@@ -83,14 +84,29 @@ class Graph:
     def next_to(self, node: str) -> tuple[str, ...]:
         """The nodes one edge away from this one, in the graph's direction."""
         if self.direction == "ancestors":
-            found = [each for edge in self.edges if edge.output == node for each in edge.inputs]
+            found = [each for edge in self._by_output.get(node, ()) for each in edge.inputs]
         else:
-            found = [edge.output for edge in self.edges if node in edge.inputs]
+            found = [edge.output for edge in self._by_input.get(node, ())]
         return tuple(dict.fromkeys(found))
 
     def made_by(self, node: str) -> tuple[str, ...]:
         """Stage and window of each edge of the graph that made this node, as text."""
-        return tuple(dict.fromkeys(f"{edge.stage} {edge.window}" for edge in self.edges if edge.output == node))
+        return tuple(dict.fromkeys(f"{edge.stage} {edge.window}" for edge in self._by_output.get(node, ())))
+
+    @cached_property
+    def _by_output(self) -> dict[str, list[Edge]]:
+        found: dict[str, list[Edge]] = {}
+        for edge in self.edges:
+            found.setdefault(edge.output, []).append(edge)
+        return found
+
+    @cached_property
+    def _by_input(self) -> dict[str, list[Edge]]:
+        found: dict[str, list[Edge]] = {}
+        for edge in self.edges:
+            for node in dict.fromkeys(edge.inputs):
+                found.setdefault(node, []).append(edge)
+        return found
 
 
 class Lineage:
