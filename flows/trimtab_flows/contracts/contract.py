@@ -65,6 +65,7 @@ class Verdict:
 
     ``accepted`` has the contract's columns and the rows that passed. ``quarantined`` has the table's own columns plus
     ``failed_checks`` (text, ``column: check`` joined by ``; ``). Both are empty when the table is refused.
+    ``extra_columns`` are the table's columns that the contract does not name; ``accepted`` has none of them.
     """
 
     table: str
@@ -73,6 +74,7 @@ class Verdict:
     accepted: pl.DataFrame = field(repr=False)
     quarantined: pl.DataFrame = field(repr=False)
     failures: tuple[CheckFailure, ...] = ()
+    extra_columns: tuple[str, ...] = ()
 
     def accepted_or_raise(self) -> pl.DataFrame:
         """The rows that passed.
