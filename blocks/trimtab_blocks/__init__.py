@@ -1,0 +1,6 @@
+"""Trimtab's configuration as Prefect blocks: where the data is, where MLflow is."""
+
+from trimtab_blocks.mlflow import MlflowTracking
+from trimtab_blocks.stores import DirectoryStore
+
+__all__ = ["DirectoryStore", "MlflowTracking"]

@@ -1,0 +1,37 @@
+"""Tell a fresh Prefect server what the stack consists of. Run as a process of its own, inside the stack's environment.
+
+It makes the work pool, saves the blocks, and gives runs that an earlier stop interrupted their next state.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.workers.process import ProcessWorker
+
+from trimtab_blocks.mlflow import MlflowTracking
+from trimtab_blocks.stores import DirectoryStore
+from trimtab_infra.stack.recover import recover
+
+__all__ = ["configure"]
+
+
+def configure(client: SyncPrefectClient, pool: str, store: str, tracking_uri: str) -> list[str]:
+    """Make the pool and the blocks, recover interrupted runs; returns what a person may want to know."""
+    template = ProcessWorker.get_default_base_job_template()
+    try:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+    except ObjectAlreadyExists:
+        pass
+    DirectoryStore(path=store).save("default", overwrite=True)
+    MlflowTracking(tracking_uri=tracking_uri).save("default", overwrite=True)
+    recovered = recover(client)
+    return [f"interrupted, goes on: {name}" for name in recovered.rescheduled]
+
+
+if __name__ == "__main__":
+    with get_client(sync_client=True) as client:
+        sys.stdout.write("\n".join(configure(client, *sys.argv[1:])))
