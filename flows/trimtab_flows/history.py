@@ -10,10 +10,13 @@ from mlflow.entities.model_registry import ModelVersion
 from trimtab_flows import runtime, tracking
 from trimtab_flows.windows import Window
 
-__all__ = ["MONITOR", "Outcome", "RunLinks", "WindowRecord", "monitored_windows", "outcome_of", "window_records"]
+__all__ = ["MONITOR", "REPLAY", "Outcome", "RunLinks", "WindowRecord", "monitored_windows", "outcome_of", "replay_record", "window_records"]
 
 #: Stage name of monitoring runs.
 MONITOR = "monitor"
+
+#: Stage name of replays.
+REPLAY = "replay"
 
 
 @dataclass(frozen=True)
@@ -108,3 +111,12 @@ def record_of(name: str, run: Run) -> WindowRecord:
         decision=decision,
         outcome=outcome_of(name, decision) if retrain else None,
     )
+
+
+def replay_record(name: str, version: int) -> str:
+    """What the newest replay of a version's training found, as the replay wrote it."""
+    run_id = next(found.run_id for found in versions(name) if int(found.version) == version)
+    replays = [run for run in tracking.runs_of_stage(name, REPLAY) if run.data.tags["trimtab.replay_of"] == run_id]
+    if not replays:
+        return f"{name} version {version} has not been replayed."
+    return f"{name} version {version} was trained again from its manifest. {replays[-1].data.tags['trimtab.found']}"

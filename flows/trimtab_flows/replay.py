@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from trimtab_flows import runtime, tracking
 from trimtab_flows.faults import RETRIES
+from trimtab_flows.history import REPLAY
 from trimtab_flows.ingest import FEATURES
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.manifest import collect, compare, compare_metrics
@@ -76,7 +77,7 @@ def train_again(run_id: str) -> Replayed:
     )
     tags = {"trimtab.replay_of": run_id, "trimtab.recipe": old.recipe}
     key = tracking.stage_key("replay", run=run_id, flow_run=runtime.flow_run_id(), manifest=new.id)
-    with tracking.open_run(recipe.name, "replay", key, f"replay of {original.info.run_name}", tags) as run:
+    with tracking.open_run(recipe.name, REPLAY, key, f"replay of {original.info.run_name}", tags) as run:
         fitted = fit(
             recipe,
             join_features(old.inputs[FEATURES]),
@@ -94,16 +95,18 @@ def train_again(run_id: str) -> Replayed:
         predictions = runtime.library().put(fitted.predictions).digest
         if predictions != original.data.tags["trimtab.holdout_predictions"]:
             results.append("predictions on the holdout differ")
+        replayed = Replayed(
+            run_id=run_id,
+            manifest=old.id,
+            same=not results,
+            differences=(*results, *(str(difference) for difference in compare(old, new))),
+            metrics=fitted.metrics,
+            replay_run_id=run.info.run_id,
+        )
         tracking.log_metrics(run.info.run_id, {f"holdout/{name}": value for name, value in fitted.metrics.items()})
-        tracking.client().set_tag(run.info.run_id, "trimtab.same", str(not results).lower())
-    return Replayed(
-        run_id=run_id,
-        manifest=old.id,
-        same=not results,
-        differences=(*results, *(str(difference) for difference in compare(old, new))),
-        metrics=fitted.metrics,
-        replay_run_id=run.info.run_id,
-    )
+        tracking.client().set_tag(run.info.run_id, "trimtab.same", str(replayed.same).lower())
+        tracking.client().set_tag(run.info.run_id, "trimtab.found", describe(replayed))
+    return replayed
 
 
 @flow(name="replay", flow_run_name="replay {run}", persist_result=True)
@@ -126,12 +129,12 @@ def replay(run: str) -> Replayed:
 
 
 def describe(replayed: Replayed) -> str:
-    """A replay's outcome in words, Markdown."""
+    """A replay's outcome in words."""
     figures = ", ".join(f"{name} {value!r}" for name, value in replayed.metrics.items())
     if replayed.same:
         head = f"Bit for bit the same: {figures}."
-        rest = "Parts that changed without effect on the result:" if replayed.differences else "No part differs."
+        rest = "Parts that changed without effect on the result:" if replayed.differences else ""
     else:
         head = f"Not the same: {figures}."
         rest = "What differs:"
-    return "\n".join([head, "", rest, *(f"- {difference}" for difference in replayed.differences)])
+    return "\n".join(filter(None, [head, rest, *(f"- {difference}" for difference in replayed.differences)]))

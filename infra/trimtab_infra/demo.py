@@ -29,7 +29,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.spinner import Spinner
 
-from trimtab_flows.history import WindowRecord, window_records
+from trimtab_flows.history import WindowRecord, replay_record, window_records
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.windows import Window
 from trimtab_infra.report import Links, month_table, row, write_html
@@ -48,14 +48,14 @@ class Story:
     """What to run, where to write the report, and where to look afterwards."""
 
     recipe: str
+    deployment: str
     through: str
     report: Path
     links: Links
-    deployment: str = "flights"
 
 
-def tell(story: Story, console: Console) -> None:
-    """Run the lifecycle up to a window, replay one of its trainings, write the report.
+def tell(story: Story, console: Console) -> Path:
+    """Run the lifecycle up to a window, replay one of its trainings, write the report and return where it is.
 
     Run again after an interruption, it takes up the run that was interrupted, and what was done is not done again.
 
@@ -72,10 +72,10 @@ def tell(story: Story, console: Console) -> None:
         newest = newest_version(records)
         console.print(f"Replaying the training of {recipe.name} version {newest} from its manifest ...")
         again = submit(client, f"replay/{story.deployment}", {"run": f"{recipe.name}/{newest}"})
-        replayed = finished(client, again)
-    said = f"{recipe.name} version {newest} trained again: {replayed}"
-    console.print(said)
-    write_html(story.report, recipe.name, records, metric, said, story.links)
+        finished(client, again)
+    replayed = replay_record(recipe.name, newest)
+    console.print(replayed)
+    return write_html(story.report, recipe.name, records, metric, replayed, story.links)
 
 
 def newest_version(records: list[WindowRecord]) -> int:
@@ -128,8 +128,8 @@ def follow(
     finished(client, run)
 
 
-def finished(client: SyncPrefectClient, run: FlowRun) -> str:
-    """Wait for a run to end, and return the message of its final state.
+def finished(client: SyncPrefectClient, run: FlowRun) -> None:
+    """Wait for a run to end.
 
     Raises:
         RunFailed: it did not complete.
@@ -141,7 +141,6 @@ def finished(client: SyncPrefectClient, run: FlowRun) -> str:
         time.sleep(0.5)
     if not now.state.is_completed():
         raise RunFailed(f"{now.name} ended {now.state.name}: {now.state.message}")
-    return now.state.message or ""
 
 
 def _activity(client: SyncPrefectClient) -> str:

@@ -1,0 +1,218 @@
+"""The `trimtab` command: the local stack, the main job, lineage and replay.
+
+Exit codes: 0 done, 1 something failed, 2 what was asked cannot be done as asked, 130 interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from trimtab_infra.errors import TrimtabError, UserError
+from trimtab_infra.stack.stack import Stack
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="trimtab",
+    help="System-aware ML pipelines on Prefect and MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+FLIGHTS = "trimtab_flows.recipes.flights:flights"
+
+StateOption = Annotated[Path, typer.Option("--state", envvar="TRIMTAB_STATE", help="Folder that holds all state.")]
+ProjectOption = Annotated[Path, typer.Option("--project", help="Folder with prefect.yaml and your recipes.")]
+STATE, PROJECT = Path(".trimtab"), Path()
+
+
+@app.command()
+def up(
+    state: StateOption = STATE,
+    project: ProjectOption = PROJECT,
+    prefect_port: Annotated[int | None, typer.Option(help="Port for Prefect; a free one is picked.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Port for MLflow; a free one is picked.")] = None,
+) -> None:
+    """Start Prefect, MLflow and a worker, and deploy what prefect.yaml declares."""
+    stack = Stack(state, project)
+    _start(stack, {"prefect": prefect_port, "mlflow": mlflow_port})
+    out.print("[bold]Up.[/] Stop it with: trimtab down")
+
+
+@app.command()
+def down(
+    state: StateOption = STATE,
+    wipe: Annotated[bool, typer.Option(help="Remove the state folder too: models, metrics, data.")] = False,
+) -> None:
+    """Stop everything that `up` or `demo` started."""
+    stopped = Stack(state, PROJECT).down(wipe=wipe)
+    out.print("Stopped." if stopped else "Nothing was running.")
+
+
+@app.command()
+def status(state: StateOption = STATE) -> None:
+    """Show each part of the stack."""
+    table = Table("part", "state", "url", "pid", "log")
+    parts = Stack(state, PROJECT).status()
+    for part in parts:
+        style = {"ready": "green", "starting": "yellow"}.get(part.state, "red")
+        table.add_row(
+            part.title, f"[{style}]{part.state}[/]", part.url or "", str(part.pid or ""), escape(part.log or "")
+        )
+    out.print(table)
+    if any(part.state != "ready" for part in parts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    state: StateOption = STATE,
+    project: ProjectOption = PROJECT,
+    recipe: Annotated[str, typer.Option(help="Recipe to run, as module:attribute.")] = FLIGHTS,
+    deployment: Annotated[str, typer.Option(help="Name of the deployments in prefect.yaml.")] = "flights",
+    through: Annotated[str, typer.Option(help="Last window to take the model through.")] = "2013-12",
+    keep: Annotated[bool, typer.Option(help="Leave the stack up afterwards.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Start from an empty state folder.")] = False,
+) -> None:
+    """Run the main job: a year of a model's life, window by window, on the local stack."""
+    stack = Stack(state, project)
+    if fresh:
+        stack.down(wipe=True)
+    try:
+        _start(stack, {})
+        os.environ.update(stack.environment())
+        # Imported here: these read Prefect's settings, which are only known now, and take seconds to import.
+        from trimtab_infra.demo import Story, tell
+        from trimtab_infra.report import Links
+
+        urls = stack.urls()
+        links = Links(urls["prefect"], urls["mlflow"], str(stack.folder.path))
+        report = tell(Story(recipe, deployment, through, stack.folder.path / "report.html", links), out)
+    finally:
+        if not keep:
+            stack.down()
+    out.print(f"\nReport      {report}")
+    again = "" if keep else "   (trimtab up starts them again)"
+    out.print(f"Prefect UI  {urls['prefect']}{again}\nMLflow UI   {urls['mlflow']}{again}")
+    out.print("Stop them with: trimtab down" if keep else "Everything is stopped; the state is kept.")
+
+
+@app.command()
+def lineage(
+    version: Annotated[str, typer.Argument(metavar="MODEL_VERSION", help="flights/3, or 3 for flights/3.")],
+    state: StateOption = STATE,
+) -> None:
+    """Show what a model version was made from, and what was made with it."""
+    stack = Stack(state, PROJECT)
+    os.environ.update(stack.environment())
+    from trimtab_flows.snapshots.lineage import Lineage, render
+    from trimtab_flows.tracking import model_version
+
+    from trimtab_blocks.stores import DirectoryStore
+
+    name, _, number = version.rpartition("/")
+    found = model_version(name or "flights", number)
+    node = f"model:{found.name}/{found.version}"
+    records = Lineage(DirectoryStore(path=stack.folder.store))
+    out.print("[bold]Made from[/]")
+    out.print(escape(render(records.ancestors(node))))
+    out.print("\n[bold]Made with it[/]")
+    out.print(escape(render(records.descendants(node))))
+
+
+@app.command()
+def replay(
+    run: Annotated[str, typer.Argument(help="MLflow run id, Prefect flow-run id, or model/version (flights/3).")],
+    state: StateOption = STATE,
+) -> None:
+    """Train again from a run's manifest, and say what differs. Exit code 1 if the result does."""
+    stack = Stack(state, PROJECT)
+    os.environ.update(stack.environment())
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    from trimtab_flows.replay import describe
+    from trimtab_flows.replay import replay as replay_flow
+
+    replayed = replay_flow(run)
+    out.print(escape(describe(replayed)))
+    if not replayed.same:
+        raise typer.Exit(1)
+
+
+def _start(stack: Stack, asked: dict[str, int | None]) -> None:
+    with out.status("Starting Prefect, MLflow and a worker ..."):
+        stack.up(lambda line: out.print(f"  {escape(line)}"), {part: port for part, port in asked.items() if port})
+
+
+def _mount_bench() -> None:
+    """`trimtab bench`, where its packages are installed."""
+    try:
+        from trimtab_infra.bench import app as bench
+    except ImportError:
+        return
+    app.add_typer(bench, name="bench")
+
+
+def _crash_log(state: Path) -> Path:
+    folder = state / "logs" if (state / "stack.json").exists() else Path.cwd()
+    return folder / f"trimtab-crash-{datetime.now():%Y%m%d-%H%M%S}.txt"
+
+
+def main() -> None:
+    """Run the command line: every error is one line, and an exit code that stays the same."""
+    # A shell that starts us in the background makes us ignore Ctrl-C, and every process we start would too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        _mount_bench()
+        code = app(arguments, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("trimtab: interrupted; everything this command started is stopped")
+        return 130
+    except typer.TyperException as error:
+        said = getattr(error, "format_message", error.__str__)()
+        err.print(f"trimtab: {escape(said)} (trimtab --help shows what there is)")
+        return 2
+    except TrimtabError as error:
+        err.print(f"trimtab: {escape(str(error))}")
+        return 2 if isinstance(error, UserError) else 1
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a person never sees a traceback
+        return _explain(error)
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    """Errors of the flows and of things nobody thought of, in one line."""
+    known = (ValueError, LookupError)
+    module = type(error).__module__
+    if isinstance(error, known) and module.startswith(("trimtab_flows", "trimtab_blocks")):
+        err.print(f"trimtab: {escape(str(error))}")
+        return 2
+    if module.startswith("trimtab"):
+        err.print(f"trimtab: {escape(str(error))}")
+        return 1
+    log = _crash_log(Path(os.environ.get("TRIMTAB_STATE", STATE)))
+    log.write_text(traceback.format_exc())
+    err.print(f"trimtab: {type(error).__name__}: {escape(str(error))} (this should not happen; details in {log})")
+    return 1
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
