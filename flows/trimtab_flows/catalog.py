@@ -22,7 +22,7 @@ class NotIngested(LookupError):
 
 @dataclass(frozen=True)
 class Entry:
-    """The snapshot of one window of one table, and the rows it has."""
+    """The snapshot of one window of one table, the rows it has, and the lineage node of the model that made it, if any."""
 
     subject: str
     table: str
@@ -31,6 +31,7 @@ class Entry:
     rows: int
     recorded_at: str
     flow_run_id: str | None = None
+    made_by: str | None = None
 
 
 class Catalog:
@@ -40,13 +41,21 @@ class Catalog:
         self.store = store
         self.subject = subject
 
-    def record(self, table: str, window: Window, digest: str, rows: int, flow_run_id: str | None = None) -> Entry:
+    def record(
+        self,
+        table: str,
+        window: Window,
+        digest: str,
+        rows: int,
+        flow_run_id: str | None = None,
+        made_by: str | None = None,
+    ) -> Entry:
         """Make ``digest`` the snapshot that counts for this window. Recording the same one again changes nothing."""
         newest = self.find(table, window)
-        if newest is not None and newest.digest == digest:
+        if newest is not None and (newest.digest, newest.made_by) == (digest, made_by):
             return newest
         now = datetime.now(UTC)
-        entry = Entry(self.subject, table, window.label, digest, rows, now.isoformat(), flow_run_id)
+        entry = Entry(self.subject, table, window.label, digest, rows, now.isoformat(), flow_run_id, made_by)
         key = f"{self._prefix(table, window)}{now:%Y%m%dT%H%M%S%f}-{digest[:12]}.json"
         self.store.write_once(key, json.dumps(asdict(entry), indent=1).encode())
         return entry

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
+import numpy as np
 import polars as pl
 from mlflow.entities.model_registry import ModelVersion
 from prefect import flow, task
@@ -12,7 +15,7 @@ from prefect.cache_policies import INPUTS, TASK_SOURCE
 from pydantic import BaseModel
 
 from trimtab_flows import runtime, tracking
-from trimtab_flows.drift.gate import GatePolicy, GateVerdict, gate
+from trimtab_flows.drift.gate import GatePolicy, gate
 from trimtab_flows.faults import RETRIES
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.recipe import Recipe
@@ -20,7 +23,10 @@ from trimtab_flows.steps.split import labelled
 from trimtab_flows.train import join_features
 from trimtab_flows.windows import Window
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["EVALUATION", "Evaluation", "evaluate"]
+
+#: Artifact of the training run that holds the gate's verdict.
+EVALUATION = "evaluation.json"
 
 
 class Evaluation(BaseModel, frozen=True):
@@ -31,8 +37,9 @@ class Evaluation(BaseModel, frozen=True):
     champion: int | None
     promote: bool
     reason: str
+    since: str
     rows: int
-    metrics: dict[str, dict[str, float | None]]
+    metrics: dict[str, dict[str, Any]]
 
 
 @task(
@@ -64,10 +71,11 @@ def compare(
         champion=champion,
         promote=verdict.promote,
         reason=verdict.reason,
+        since=since,
         rows=rows.height,
-        metrics={c.metric: _figures(c) for c in verdict.comparisons},
+        metrics={each.metric: asdict(each) for each in verdict.comparisons},
     )
-    _publish(found, evaluation, verdict)
+    _publish(evaluation)
     return evaluation
 
 
@@ -88,8 +96,9 @@ def evaluate(recipe: str, challenger: int, champion: int | None = None, windows:
     found = loaded.recipe
     candidate = tracking.model_version(found.name, challenger)
     incumbent = tracking.model_version(found.name, champion) if champion else tracking.champion(found.name)
-    if incumbent is not None and incumbent.version == candidate.version:
-        incumbent = None if champion is None else incumbent
+    if incumbent is not None and champion is None and incumbent.version == candidate.version:
+        # It was let through before; it is not compared with itself.
+        return Evaluation(**tracking.read_json(candidate.run_id, EVALUATION))
     chosen = windows or candidate.tags["trimtab.windows"]
     since = Window.parse(windows).start_time if windows else datetime.fromisoformat(candidate.tags["trimtab.cut"])
     for version in filter(None, (candidate, incumbent)):
@@ -116,5 +125,53 @@ def _refuse_seen(recipe: Recipe, version: ModelVersion, since: datetime) -> None
         )
 
 
-def _scores(recipe: Recipe, version: int, rows: pl.DataFrame):  # type: ignore[no-untyped-def]
-    return recipe.predict(tracking.load_model(recipe.name, version, recipe.flavor), rows)
+def _scores(recipe: Recipe, version: int, rows: pl.DataFrame) -> np.ndarray:
+    model = tracking.load_model(recipe.name, version, recipe.flavor)
+    return np.asarray(recipe.predict(model, rows), dtype=np.float64)
+
+
+def _publish(evaluation: Evaluation) -> None:
+    """The verdict where people look: on the model version, in its run, and in the Prefect UI."""
+    api, version = tracking.client(), str(evaluation.challenger)
+    run_id = tracking.model_version(evaluation.model, version).run_id
+    api.log_dict(run_id, evaluation.model_dump(), EVALUATION)
+    differences = {
+        f"gate/{name}_difference": figures["difference"]
+        for name, figures in evaluation.metrics.items()
+        if figures["difference"] is not None
+    }
+    tracking.log_metrics(run_id, differences)
+    api.set_model_version_tag(evaluation.model, version, "trimtab.reason", evaluation.reason)
+    # Last, since it says that the others are there.
+    gate_tag = "promote" if evaluation.promote else "keep"
+    api.set_model_version_tag(evaluation.model, version, "trimtab.gate", gate_tag)
+    create_markdown_artifact(
+        markdown=_markdown(evaluation),
+        key=f"gate-{evaluation.model}-{version}".replace("_", "-"),
+        description=f"version {version}: {gate_tag}",
+    )
+
+
+def _markdown(evaluation: Evaluation) -> str:
+    """Metrics before and after, and the gate's verdict."""
+    champion = "no champion" if evaluation.champion is None else f"version {evaluation.champion}"
+    lines = [
+        f"# {'Promote' if evaluation.promote else 'Keep'}: {evaluation.model} version {evaluation.challenger}",
+        "",
+        evaluation.reason,
+        "",
+        f"Compared on {evaluation.rows:,} rows since {evaluation.since} that neither was trained on.",
+        "",
+        f"| metric | champion ({champion}) | challenger (version {evaluation.challenger}) | better by | interval |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for name, each in evaluation.metrics.items():
+        low, high = each["ci_low"], each["ci_high"]
+        interval = "" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
+        cells = [_number(each["champion"]), _number(each["challenger"]), _number(each["difference"], "+.4f"), interval]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "" if value is None else format(value, form)

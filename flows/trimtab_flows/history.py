@@ -10,7 +10,17 @@ from mlflow.entities.model_registry import ModelVersion
 from trimtab_flows import runtime, tracking
 from trimtab_flows.windows import Window
 
-__all__ = ["MONITOR", "REPLAY", "Outcome", "RunLinks", "WindowRecord", "monitored_windows", "outcome_of", "replay_record", "window_records"]
+__all__ = [
+    "MONITOR",
+    "REPLAY",
+    "Outcome",
+    "RunLinks",
+    "WindowRecord",
+    "monitored_windows",
+    "outcome_of",
+    "replay_record",
+    "window_records",
+]
 
 #: Stage name of monitoring runs.
 MONITOR = "monitor"

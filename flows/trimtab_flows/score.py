@@ -75,5 +75,6 @@ def score(recipe: str, window: str, model: str = tracking.CHAMPION) -> Scored:
     features = catalog.get(FEATURES, period).digest
     version = tracking.model_version(name, model)
     scored = predict(recipe, loaded.code, window, int(version.version), features)
-    catalog.record(PREDICTIONS, period, scored.predictions, scored.rows, runtime.flow_run_id())
+    made_by = f"model:{name}/{version.version}"
+    catalog.record(PREDICTIONS, period, scored.predictions, scored.rows, runtime.flow_run_id(), made_by)
     return scored

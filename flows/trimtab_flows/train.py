@@ -19,6 +19,7 @@ from prefect.cache_policies import INPUTS, TASK_SOURCE
 from pydantic import BaseModel
 
 from trimtab_flows import runtime, tracking
+from trimtab_flows.drift.gate import standard_error
 from trimtab_flows.drift.signals import fit_reference
 from trimtab_flows.faults import RETRIES
 from trimtab_flows.ingest import FEATURES
@@ -27,7 +28,7 @@ from trimtab_flows.manifest import Manifest, collect, save
 from trimtab_flows.recipe import Recipe, Resources
 from trimtab_flows.snapshots.lineage import Edge
 from trimtab_flows.steps.fitting import Fitted, fit
-from trimtab_flows.steps.predictions import SCORE
+from trimtab_flows.steps.predictions import SCORE, scored_labels
 from trimtab_flows.windows import Window
 
 __all__ = ["REFERENCE", "Trained", "granted", "join_features", "train"]
@@ -146,8 +147,14 @@ def _train_and_log(
 def _log_fitted(run_id: str, recipe: Recipe, fitted: Fitted, manifest: Manifest) -> None:
     """Log metrics, drift reference, manifest and model of a training run."""
     split = fitted.split
-    counts = {"train/rows": split.training.height, "holdout/rows": split.holdout.height}
-    tracking.log_metrics(run_id, {f"holdout/{name}": value for name, value in fitted.metrics.items()} | counts)
+    labels, scores = scored_labels(recipe, split.holdout, fitted.predictions)
+    deciding = recipe.metrics[0]
+    others = {
+        "train/rows": split.training.height,
+        "holdout/rows": split.holdout.height,
+        f"holdout_se/{deciding.name}": standard_error(labels, scores, deciding, seed=0),
+    }
+    tracking.log_metrics(run_id, {f"holdout/{name}": value for name, value in fitted.metrics.items()} | others)
     api = tracking.client()
     reference = fit_reference(split.training, recipe.inputs, fitted.predictions.get_column(SCORE).to_numpy())
     api.log_dict(run_id, json.loads(reference.to_json()), REFERENCE)
@@ -202,6 +209,6 @@ def _registered(name: str, run: Run) -> Trained:
         metrics={
             metric.removeprefix("holdout/"): value
             for metric, value in run.data.metrics.items()
-            if metric.startswith("holdout/")
+            if metric.startswith("holdout/") and metric != "holdout/rows"
         },
     )
