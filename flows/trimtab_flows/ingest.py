@@ -148,14 +148,12 @@ def _keep(subject: str, window: Window, verdict: Verdict, table: str, inputs: tu
     """Store both halves of a checked table, with where they came from."""
     accepted = runtime.library().put(verdict.accepted_or_raise())
     run = runtime.flow_run_id()
-    edges = [Edge(accepted.digest, inputs, stage, subject, window.label, run)]
+    if accepted.digest not in inputs:  # a clean table is its own checked form
+        runtime.lineage().record(Edge(accepted.digest, inputs, stage, subject, window.label, run))
     quarantined = None
     if verdict.quarantined.height:
         quarantined = runtime.library().put(verdict.quarantined).digest
-        edges.append(Edge(quarantined, inputs, "quarantine", subject, window.label, run))
-    for edge in edges:
-        if edge.output not in edge.inputs:  # a clean table is its own checked form
-            runtime.lineage().record(edge)
+        runtime.lineage().record(Edge(quarantined, inputs, "quarantine", subject, window.label, run))
     return Checked(
         table=table,
         accepted=accepted.digest,
