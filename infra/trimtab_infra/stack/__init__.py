@@ -1,1 +1,1 @@
-"""The local stack decides what runs on this machine for one state folder, and leaves nothing behind when told to stop."""
+"""The local stack decides what runs on this machine for one state folder, and leaves nothing behind when stopped."""

@@ -6,6 +6,8 @@ It makes the work pool, saves the blocks, and gives runs that an earlier stop in
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -15,6 +17,7 @@ from prefect.workers.process import ProcessWorker
 from trimtab_blocks.mlflow import MlflowTracking
 from trimtab_blocks.stores import DirectoryStore
 from trimtab_infra.stack.recover import recover
+from trimtab_infra.stack.services import GOES_ON
 
 __all__ = ["configure"]
 
@@ -22,14 +25,12 @@ __all__ = ["configure"]
 def configure(client: SyncPrefectClient, pool: str, store: str, tracking_uri: str) -> list[str]:
     """Make the pool and the blocks, recover interrupted runs; returns what a person may want to know."""
     template = ProcessWorker.get_default_base_job_template()
-    try:
+    with suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
-    except ObjectAlreadyExists:
-        pass
-    DirectoryStore(path=store).save("default", overwrite=True)
+    DirectoryStore(path=Path(store)).save("default", overwrite=True)
     MlflowTracking(tracking_uri=tracking_uri).save("default", overwrite=True)
     recovered = recover(client)
-    return [f"interrupted, goes on: {name}" for name in recovered.rescheduled]
+    return [f"{GOES_ON}{name}" for name in recovered.rescheduled]
 
 
 if __name__ == "__main__":

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from trimtab_infra.stack.state import Part
 
-__all__ = ["STACK_ID", "find", "spawn", "stop", "sweep", "tail"]
+__all__ = ["STACK_ID", "family", "find", "kill", "listens", "members", "spawn", "stop", "tail", "uninterrupted"]
 
 #: Every process of a stack, and every process those start, carries the stack's id in its environment.
 STACK_ID = "TRIMTAB_STACK_ID"
@@ -19,11 +22,46 @@ STACK_ID = "TRIMTAB_STACK_ID"
 
 def spawn(command: Sequence[str], environment: Mapping[str, str], cwd: Path, log: Path) -> Part:
     """Start a process in a session of its own, writing to a log; Ctrl-C in our terminal does not reach it."""
-    with log.open("ab") as out:
+    with log.open("ab") as out, _interruptible():
         process = subprocess.Popen(
             command, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
     return Part(process.pid, psutil.Process(process.pid).create_time(), str(log))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let new processes hear SIGINT, which Prefect's worker turns SIGTERM into.
+
+    A shell that starts us in the background has us ignore SIGINT, and ignored signals are inherited.
+    """
+    deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN and _in_main_thread()
+    if deaf:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Finish what is inside even if Ctrl-C is pressed again: a half-stopped stack helps nobody."""
+    if not _in_main_thread():
+        yield
+        return
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: None) for number in asked}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def find(part: Part | None) -> psutil.Process | None:
@@ -38,19 +76,42 @@ def find(part: Part | None) -> psutil.Process | None:
         return None
 
 
-def stop(process: psutil.Process, grace_s: float) -> None:
-    """Ask a process to end, wait, and end it and all it started."""
+def family(process: psutil.Process | None) -> list[psutil.Process]:
+    """A process and all that descend from it; nothing for None or a process that has ended."""
+    if process is None:
+        return []
     try:
-        family = [process, *process.children(recursive=True)]
-        process.terminate()
+        return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return
-    _, alive = psutil.wait_procs([process], timeout=grace_s)
-    kill([*alive, *(child for child in family[1:] if child.is_running())])
+        return []
 
 
-def kill(processes: Iterable[psutil.Process]) -> None:
-    """End processes at once, and wait until they are gone."""
+def listens(process: psutil.Process, port: int) -> bool:
+    """Whether a process, or one it started, is the one that listens on a port."""
+    for member in family(process):
+        try:
+            connections = member.net_connections(kind="tcp")
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections):
+            return True
+    return False
+
+
+def stop(grace_s: Mapping[psutil.Process, float]) -> None:
+    """Ask processes to end, all at once, and end those that stay longer than their grace, with all they started."""
+    families = [family(process) for process in grace_s]
+    for process in grace_s:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(list(grace_s), timeout=max(grace_s.values(), default=0))
+    kill(process for members in families for process in members if process.is_running())
+
+
+def kill(processes: Iterable[psutil.Process]) -> int:
+    """End processes at once, and wait until they are gone; returns how many there were."""
     listed = list(processes)
     for process in listed:
         try:
@@ -58,13 +119,7 @@ def kill(processes: Iterable[psutil.Process]) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(listed, timeout=5)
-
-
-def sweep(stack_id: str) -> int:
-    """End every process that carries a stack's id, but this one and its parents; returns how many there were."""
-    found = members(stack_id)
-    kill(found)
-    return len(found)
+    return len(listed)
 
 
 def members(stack_id: str) -> list[psutil.Process]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
-from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.states import Cancelled, Crashed, Scheduled, State
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Cancelled, Crashed, Scheduled
 
 __all__ = ["Recovered", "next_state", "recover"]
 

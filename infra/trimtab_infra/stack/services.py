@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-import httpx
-
+from trimtab_infra.stack import processes
 from trimtab_infra.stack.ports import HOST
-from trimtab_infra.stack.processes import STACK_ID
 from trimtab_infra.stack.state import State, StateFolder
 
-__all__ = ["MLFLOW", "POOL", "PREFECT", "SERVICES", "WORKER", "Service", "environment", "url"]
+__all__ = ["GOES_ON", "MLFLOW", "POOL", "PREFECT", "SERVICES", "WORKER", "Service", "environment", "is_ready", "url"]
 
 PREFECT, MLFLOW, WORKER = "prefect", "mlflow", "worker"
 
 #: The work pool that the worker serves.
 POOL = "trimtab"
+
+#: How `configure` begins a line about a run that was interrupted and goes on; the rest is the run's name.
+GOES_ON = "interrupted, goes on: "
+
+#: Seconds between two signs of life of the worker, and after how many without one it counts as stuck.
+BEAT_S, SILENT_AFTER_S = 5, 60
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Service:
     name: str
     title: str
     command: Callable[[StateFolder, State], list[str]]
-    ready: Callable[[State, float], bool]
+    answers: Callable[[State], bool]
     usual_port: int | None = None
     grace_s: float = 10
 
@@ -36,6 +45,15 @@ class Service:
 def url(state: State, part: str) -> str:
     """Address of a server of the stack."""
     return f"http://{HOST}:{state.ports[part]}"
+
+
+def is_ready(service: Service, state: State) -> bool:
+    """Whether a part's own process is there and answers; a stranger that answers on its port does not count."""
+    process = processes.find(state.parts.get(service.name))
+    if process is None:
+        return False
+    ours = service.usual_port is None or processes.listens(process, state.ports[service.name])
+    return ours and service.answers(state)
 
 
 def environment(folder: StateFolder, state: State) -> dict[str, str]:
@@ -47,31 +65,43 @@ def environment(folder: StateFolder, state: State) -> dict[str, str]:
     # Without byte code every process imports Prefect in 4.5 s instead of 1.1 s.
     own.pop("PYTHONDONTWRITEBYTECODE", None)
     prefect = url(state, PREFECT)
-    return own | {
-        STACK_ID: state.stack_id,
-        "TRIMTAB_STATE": str(folder.path),
-        "DO_NOT_TRACK": "true",
-        "PYTHONUNBUFFERED": "1",
-        "PREFECT_HOME": str(folder.prefect),
-        "PREFECT_API_URL": f"{prefect}/api",
-        "PREFECT_UI_URL": prefect,
-        # The UI asks the server that it came from, whatever port that has.
-        "PREFECT_UI_API_URL": "/api",
-        "PREFECT_LOCAL_STORAGE_PATH": str(folder.prefect / "storage"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
-        "PREFECT_CLI_PROMPT": "false",
-        "PREFECT_CLI_COLORS": "false",
-        "MLFLOW_TRACKING_URI": url(state, MLFLOW),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        # The job runner and its consumers take 1.8 GB, and nothing here uses them.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }
+    return (
+        own
+        | _no_proxy(own)
+        | {
+            processes.STACK_ID: state.stack_id,
+            "TRIMTAB_STATE": str(folder.path),
+            "DO_NOT_TRACK": "true",
+            "PYTHONUNBUFFERED": "1",
+            "PREFECT_HOME": str(folder.prefect),
+            "PREFECT_API_URL": f"{prefect}/api",
+            "PREFECT_UI_URL": prefect,
+            # The UI asks the server that it came from, whatever port that has.
+            "PREFECT_UI_API_URL": "/api",
+            "PREFECT_LOCAL_STORAGE_PATH": str(folder.prefect / "storage"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_WORKER_HEARTBEAT_SECONDS": str(BEAT_S),
+            "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
+            "PREFECT_CLI_PROMPT": "false",
+            "PREFECT_CLI_COLORS": "false",
+            "MLFLOW_TRACKING_URI": url(state, MLFLOW),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            # The job runner and its consumers take 1.8 GB, and nothing here uses them.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        }
+    )
 
 
-def _prefect_command(folder: StateFolder, state: State) -> list[str]:
+def _no_proxy(own: dict[str, str]) -> dict[str, str]:
+    """Loopback is never reached through a proxy; both spellings are in use, and clients differ in which they read."""
+    named = [own[name] for name in ("NO_PROXY", "no_proxy") if own.get(name)]
+    hosts = ",".join(dict.fromkeys([*",".join(named).split(","), HOST, "localhost"])).lstrip(",")
+    return {"NO_PROXY": hosts, "no_proxy": hosts}
+
+
+def _prefect_command(_: StateFolder, state: State) -> list[str]:
     return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(state.ports[PREFECT])]
 
 
@@ -83,44 +113,60 @@ def _mlflow_command(folder: StateFolder, state: State) -> list[str]:
     ]
 
 
-def _worker_command(folder: StateFolder, state: State) -> list[str]:
-    name = f"local-{state.stack_id[:8]}"
-    return [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name]
+def _worker_command(_: StateFolder, state: State) -> list[str]:
+    return [
+        *(sys.executable, "-m", "prefect", "worker", "start"),
+        *("--pool", POOL, "--type", "process", "--name", _worker_name(state)),
+    ]
 
 
-def _answers(address: str) -> bool:
+def _worker_name(state: State) -> str:
+    return f"local-{state.stack_id[:8]}"
+
+
+def _ask(state: State, part: str, path: str, question: object = None) -> Any:
+    """What a server answers, as text or JSON; None if it does not.
+
+    The standard library's client, because this is asked ten times a second while something else starts: a new httpx
+    client each time took a third of the processor time of the whole start.
+    """
+    connection = http.client.HTTPConnection(HOST, state.ports[part], timeout=2)
     try:
-        return httpx.get(address, timeout=2).status_code == httpx.codes.OK
-    except httpx.TransportError:
+        if question is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, json.dumps(question), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        body = answer.read()
+        return (body.decode() if question is None else json.loads(body)) if answer.status == http.client.OK else None
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _worker_reports(state: State) -> bool:
+    """Whether the worker has sent a heartbeat lately, and since both it and the server were started."""
+    if PREFECT not in state.parts:
         return False
+    workers = _ask(state, PREFECT, f"/api/work_pools/{POOL}/workers/filter", {"workers": None}) or []
+    beats = [worker["last_heartbeat_time"] for worker in workers if worker["name"] == _worker_name(state)]
+    since = max(time.time() - SILENT_AFTER_S, *(state.parts[name].started for name in (PREFECT, WORKER)))
+    # Start times of processes are known to a second.
+    return any(beat and datetime.fromisoformat(beat).timestamp() >= since - 1 for beat in beats)
 
 
-def _worker_reports(state: State, since: float) -> bool:
-    """True once the worker has sent a heartbeat after it was started (seconds since the epoch)."""
-    from datetime import datetime
-
-    address = f"{url(state, PREFECT)}/api/work_pools/{POOL}/workers/filter"
-    try:
-        answer = httpx.post(address, json={}, timeout=2)
-    except httpx.TransportError:
-        return False
-    if answer.status_code != httpx.codes.OK:
-        return False
-    beats = [worker["last_heartbeat_time"] for worker in answer.json() if worker["last_heartbeat_time"]]
-    return any(datetime.fromisoformat(beat).timestamp() >= since - 1 for beat in beats)
-
-
-#: In the order they are stopped in: the worker first, so that no run starts while the servers go.
+#: In the order in which they are stopped: the worker first, so that no run starts while the servers go.
 SERVICES = (
     Service(WORKER, "worker", _worker_command, _worker_reports, grace_s=5),
     Service(
-        MLFLOW, "MLflow", _mlflow_command, lambda state, _: _answers(f"{url(state, MLFLOW)}/health"), usual_port=5000
+        MLFLOW, "MLflow", _mlflow_command, lambda state: _ask(state, MLFLOW, "/health") is not None, usual_port=5000
     ),
     Service(
         PREFECT,
         "Prefect",
         _prefect_command,
-        lambda state, _: _answers(f"{url(state, PREFECT)}/api/health"),
+        lambda state: _ask(state, PREFECT, "/api/health") is not None,
         usual_port=4200,
     ),
 )

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trimtab_infra.errors import NoProject, PartFailed, StackDown
+from trimtab_infra.errors import NoProject, StackDown
 from trimtab_infra.stack import ports, processes
-from trimtab_infra.stack.services import MLFLOW, POOL, PREFECT, SERVICES, WORKER, Service, environment, url
+from trimtab_infra.stack.services import (
+    GOES_ON,
+    MLFLOW,
+    POOL,
+    PREFECT,
+    SERVICES,
+    WORKER,
+    Service,
+    environment,
+    is_ready,
+    url,
+)
+from trimtab_infra.stack.starting import Say, Watch, service
 from trimtab_infra.stack.state import State, StateFolder
 
 __all__ = ["PartStatus", "Stack"]
 
-#: Seconds a part may take to become ready; a cold disk and two busy cores took 40 s.
-READY_WITHIN_S = 180
-
-Say = Callable[[str], None]
+#: Seconds a part that runs and does not answer gets to come back, before it is replaced.
+_RETURNS_WITHIN_S = 45
 
 
 @dataclass(frozen=True)
 class PartStatus:
-    """How one part of the stack is."""
+    """How one part of the stack is; ``since`` is when its process started, in seconds since the epoch."""
 
     title: str
     state: str
     url: str | None
     pid: int | None
+    since: float | None
     log: str | None
 
 
@@ -46,7 +56,9 @@ class Stack:
         self.project = project.absolute()
 
     def up(self, say: Say, asked: Mapping[str, int] | None = None) -> None:
-        """Start what is not running, deploy, and return when all of it is ready. Interrupted, it stops all of it.
+        """Start what is not running, deploy, and return when all of it is ready.
+
+        Interrupted or failed, it stops what it started; parts that were running before go on.
 
         Args:
             say: called with a line for each thing that is done.
@@ -57,15 +69,21 @@ class Stack:
             ForeignState, PortTaken, StackBusy: the state folder or a port cannot be used.
             PartFailed: a part did not start, or the deployments were refused.
         """
+        self.check_project()
+        self.folder.claim()
+        with self.folder.locked():
+            state = self.folder.prepare()
+            running = {one.name for one in SERVICES if processes.find(state.parts.get(one.name))}
+            try:
+                self._up(say, asked or {}, running)
+            except BaseException:
+                self._stop({one.name for one in SERVICES} - running)
+                raise
+
+    def check_project(self) -> None:
+        """Raises NoProject if the project has no prefect.yaml."""
         if not (self.project / "prefect.yaml").is_file():
             raise NoProject(f"{self.project} has no prefect.yaml; go to your project, or name it with --project")
-        self.folder.prepare()
-        with self.folder.locked():
-            try:
-                self._up(say, asked or {})
-            except BaseException:
-                self._stop_all()
-                raise
 
     def down(self, wipe: bool = False) -> bool:
         """Stop everything that belongs to this stack; the data stays unless it is to be wiped.
@@ -81,15 +99,15 @@ class Stack:
                 self.folder.wipe()
             return False
         with self.folder.locked():
-            stopped = self._stop_all()
+            stopped = self._stop([one.name for one in SERVICES])
             if wipe:
                 self.folder.wipe()
-        return stopped
+        return stopped > 0
 
     def status(self) -> tuple[PartStatus, ...]:
         """How each part is: ready, starting (a process that does not answer yet), stopped."""
         state = self.folder.read()
-        return tuple(self._part_status(service, state) for service in reversed(SERVICES))
+        return tuple(_part_status(one, state) for one in reversed(SERVICES))
 
     def environment(self) -> dict[str, str]:
         """What a client of the stack runs with.
@@ -109,114 +127,109 @@ class Stack:
         state = self.folder.read()
         return {part: url(state, part) for part in (PREFECT, MLFLOW)}
 
-    def _up(self, say: Say, asked: Mapping[str, int]) -> None:
+    def _up(self, say: Say, asked: Mapping[str, int], running: set[str]) -> None:
         state = self.folder.read()
-        running = {service.name for service in SERVICES if processes.find(state.parts.get(service.name))}
-        if not running:
-            # Runs of a stack whose parts were killed may still be there, and would run beside those made anew.
-            processes.sweep(state.stack_id)
-        state = self._choose_ports(state, running, asked)
+        for name in (PREFECT, MLFLOW):
+            if name in running and not _goes_on(name, state):
+                self._stop([name])
+                running.discard(name)
+        state = self._choose_ports(asked, running)
+        watch = Watch(say)
+        for name in (PREFECT, MLFLOW):
+            if name not in running:
+                state = self._start(service(name), state)
+            watch.add(name, state, fresh=name not in running)
+        watch.wait(PREFECT)
+        if WORKER not in running or not _goes_on(WORKER, state):
+            self._stop([WORKER])
+            running.discard(WORKER)
+            state = self._configure_and_start_worker(watch, state, say)
+        watch.add(WORKER, state, fresh=WORKER not in running)
+        self._deploy(watch, state, say)
+        watch.wait(MLFLOW, WORKER)
+
+    def _choose_ports(self, asked: Mapping[str, int], running: set[str]) -> State:
+        """Decide where the servers listen. A worker that knows other addresses is stopped, and learns the new ones."""
+        state = self.folder.read()
+        usual = {one.name: state.ports.get(one.name, one.usual_port) for one in SERVICES if one.usual_port is not None}
+        kept = {name: port for name, port in state.ports.items() if name in running}
+        chosen = ports.choose(usual, asked, kept)
+        if WORKER not in running or chosen != state.ports:
+            # Runs whose worker was killed may still be there: they end before any server can hear from them again.
+            self._stop([WORKER])
+            running.discard(WORKER)
+        state = replace(self.folder.read(), ports=chosen)
         self.folder.write(state)
-        began = time.time()
-        for service in (self._service(PREFECT), self._service(MLFLOW)):
-            if service.name not in running:
-                state = self._start(service, state)
-        self._wait(self._service(PREFECT), state, began, say)
-        if WORKER not in running:
-            for line in self._configure(state).splitlines():
+        return state
+
+    def _configure_and_start_worker(self, watch: Watch, state: State, say: Say) -> State:
+        """To be called while no process of the stack executes a run: interrupted ones are given their next state."""
+        command = [sys.executable, "-m", "trimtab_infra.stack.configure", POOL, str(self.folder.store)]
+        log = watch.run([*command, url(state, MLFLOW)], self.folder, state, self.folder.path, "configure")
+        for line in log.splitlines():
+            if line.startswith(GOES_ON):
                 say(line)
-            state = self._start(self._service(WORKER), state)
-        self._deploy(state, say)
-        self._wait(self._service(MLFLOW), state, began, say)
-        self._wait(self._service(WORKER), state, 0 if WORKER in running else began, say)
+        return self._start(service(WORKER), self.folder.read())
 
-    def _service(self, name: str) -> Service:
-        return next(service for service in SERVICES if service.name == name)
-
-    def _choose_ports(self, state: State, running: set[str], asked: Mapping[str, int]) -> State:
-        chosen = {name: port for name, port in state.ports.items() if name in running}
-        for service in SERVICES:
-            if service.usual_port is None or service.name in chosen:
-                continue
-            usual = state.ports.get(service.name, service.usual_port)
-            chosen[service.name] = ports.choose(
-                service.name, asked.get(service.name), usual, set(chosen.values())
-            )
-        return replace(state, ports=chosen)
-
-    def _start(self, service: Service, state: State) -> State:
-        log = self.folder.logs / f"{service.name}.log"
-        part = processes.spawn(
-            service.command(self.folder, state), environment(self.folder, state), self.project, log
-        )
-        started = replace(state, parts={**state.parts, service.name: part})
+    def _start(self, one: Service, state: State) -> State:
+        log = self.folder.logs / f"{one.name}.log"
+        # The servers stay out of the project: a module of the user's must not stand in for one of theirs.
+        cwd = self.project if one.name == WORKER else self.folder.path
+        part = processes.spawn(one.command(self.folder, state), environment(self.folder, state), cwd, log)
+        started = replace(state, parts={**state.parts, one.name: part})
         self.folder.write(started)
         return started
 
-    def _wait(self, service: Service, state: State, began: float, say: Say) -> None:
-        part = state.parts[service.name]
-        deadline = time.monotonic() + READY_WITHIN_S
-        while not service.ready(state, began):
-            if processes.find(part) is None:
-                raise PartFailed(f"{service.title} stopped while starting; the end of {part.log}:\n{self._tail(part.log)}")
-            if time.monotonic() > deadline:
-                raise PartFailed(f"{service.title} is not ready after {READY_WITHIN_S} s; see {part.log}")
-            time.sleep(0.1)
-        where = f" at {url(state, service.name)}" if service.usual_port else ""
-        say(f"{service.title} is up{where} ({time.time() - began if began else 0:.0f} s)")
-
-    def _configure(self, state: State) -> str:
-        arguments = (POOL, str(self.folder.store), url(state, MLFLOW))
-        command = [sys.executable, "-m", "trimtab_infra.stack.configure", *arguments]
-        return self._run(command, state, "configure")
-
-    def _deploy(self, state: State, say: Say) -> None:
+    def _deploy(self, watch: Watch, state: State, say: Say) -> None:
         """What a user does: ``prefect deploy --all``, in the project's folder."""
         began = time.monotonic()
-        self._run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], state, "deploy")
-        say(f"Deployments of {self.project / 'prefect.yaml'} are made ({time.monotonic() - began:.0f} s)")
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+        watch.run(command, self.folder, state, self.project, "deploy")
+        say(f"Deployments of {self.project / 'prefect.yaml'} are made ({time.monotonic() - began:.1f} s)")
 
-    def _run(self, command: list[str], state: State, name: str) -> str:
-        """Run a command of the stack to its end; its output goes to a log."""
-        log = self.folder.logs / f"{name}.log"
-        settings = {**environment(self.folder, state), "PWD": str(self.project)}
-        done = subprocess.run(command, env=settings, cwd=self.project, capture_output=True, text=True, check=False)
-        log.write_text(done.stdout + done.stderr)
-        if done.returncode:
-            raise PartFailed(f"`{' '.join(command[1:])}` failed; the end of {log}:\n{self._tail(str(log))}")
-        return done.stdout
-
-    def _stop_all(self) -> bool:
+    def _stop(self, names: Collection[str]) -> int:
+        """Stop parts, and every process of the stack that no other part answers for; returns how many ended."""
         state = self.folder.read()
-        stopped = 0
-        for service in SERVICES:
-            process = processes.find(state.parts.get(service.name))
-            if process is not None:
-                processes.stop(process, service.grace_s)
-                stopped += 1
-            if service.name == WORKER and state.stack_id:
-                stopped += self._stop_runs(state)
-        if state.stack_id:
-            stopped += processes.sweep(state.stack_id)
-            self.folder.write(replace(state, parts={}))
-        return stopped > 0
+        if not state.stack_id:
+            return 0
+        with processes.uninterrupted():
+            left = set(state.parts)
+            stopped = 0
+            # The worker and its runs before the servers that they talk to.
+            for group in ({WORKER} & set(names), set(names) - {WORKER}):
+                left -= group
+                stopped += _end(state, group, left) if group else 0
+            self.folder.write(replace(state, parts={name: state.parts[name] for name in left}))
+        return stopped
 
-    def _stop_runs(self, state: State) -> int:
-        """End the processes of flow runs before the servers they talk to."""
-        servers = [processes.find(state.parts.get(name)) for name in (PREFECT, MLFLOW)]
-        spared = {p.pid for server in servers if server for p in (server, *server.children(recursive=True))}
-        runs = [process for process in processes.members(state.stack_id) if process.pid not in spared]
-        processes.kill(runs)
-        return len(runs)
 
-    def _part_status(self, service: Service, state: State) -> PartStatus:
-        part = state.parts.get(service.name)
-        process = processes.find(part)
-        address = url(state, service.name) if service.usual_port and service.name in state.ports else None
-        if process is None or part is None:
-            return PartStatus(service.title, "stopped", address, None, part.log if part else None)
-        ready = service.ready(state, part.started)
-        return PartStatus(service.title, "ready" if ready else "starting", address, part.pid, part.log)
+def _goes_on(name: str, state: State) -> bool:
+    """Whether a part that runs answers, or comes to within a while.
 
-    def _tail(self, log: str) -> str:
-        return processes.tail(Path(log))
+    A worker that has seen the server go asks ever more rarely, and gives up in the end; so does one that is stuck.
+    """
+    deadline = time.monotonic() + _RETURNS_WITHIN_S
+    while processes.find(state.parts.get(name)) and time.monotonic() < deadline:
+        if is_ready(service(name), state):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _end(state: State, names: Collection[str], left: Collection[str]) -> int:
+    """Stop parts, then every process that belongs to none of the parts that are left."""
+    found = {one: processes.find(state.parts.get(one.name)) for one in SERVICES if one.name in names}
+    going = {process: one.grace_s for one, process in found.items() if process is not None}
+    processes.stop(going)
+    spared = {member.pid for name in left for member in processes.family(processes.find(state.parts.get(name)))}
+    strays = processes.kill(process for process in processes.members(state.stack_id) if process.pid not in spared)
+    return len(going) + strays
+
+
+def _part_status(one: Service, state: State) -> PartStatus:
+    part = state.parts.get(one.name)
+    address = url(state, one.name) if one.name in state.ports else None
+    if part is None or processes.find(part) is None:
+        return PartStatus(one.title, "stopped", address, None, None, part.log if part else None)
+    ready = is_ready(one, state)
+    return PartStatus(one.title, "ready" if ready else "starting", address, part.pid, part.started, part.log)

@@ -18,6 +18,8 @@ __all__ = ["FORMAT", "Part", "State", "StateFolder"]
 #: Of the state folder. A version of Trimtab reads its own only.
 FORMAT = 1
 
+_LOCK, _INCOMING = ".lock", "stack.new"
+
 
 @dataclass(frozen=True)
 class Part:
@@ -41,7 +43,8 @@ class StateFolder:
     """The folder of one stack: ``stack.json``, and a folder for each part's own data."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+        # Resolved, so that a link to a larger disk can be wiped as well.
+        self.path = path.resolve()
         self.file = self.path / "stack.json"
 
     @property
@@ -64,25 +67,45 @@ class StateFolder:
         """One log a part."""
         return self.path / "logs"
 
-    def prepare(self) -> State:
-        """Make the folder if it is not there, and read what it holds.
+    def claim(self) -> None:
+        """Make the folder if it is not there.
 
         Raises:
-            ForeignState: there is a folder, and it is not ours or of another version.
+            ForeignState: there is one, and it is not ours, or none can be made.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ForeignState(f"{self.path} is a file; name another state folder with --state")
-        if not self.file.exists() and self.path.exists() and any(self.path.iterdir()):
-            raise ForeignState(
-                f"{self.path} has files and is no state folder of Trimtab; name another one with --state"
-            )
-        for folder in (self.path, self.prefect, self.mlflow, self.store, self.logs):
-            folder.mkdir(parents=True, exist_ok=True)
-        # What a run leaves here is never part of the checkout it lies in.
-        (self.path / ".gitignore").write_text("*\n")
-        if not self.file.exists():
-            self.write(State())
-        return self.read()
+        try:
+            if not self.file.exists() and self.path.exists():
+                # What a first command that was killed at once leaves, is ours.
+                foreign = [entry.name for entry in self.path.iterdir() if entry.name not in (_LOCK, _INCOMING)]
+                if foreign:
+                    raise ForeignState(
+                        f"{self.path} has files and is no state folder of Trimtab; name another one with --state"
+                    )
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def prepare(self) -> State:
+        """Make what is missing in the folder, and read what it holds. To be called with the lock held.
+
+        Raises:
+            ForeignState: it is of another version, or cannot be written.
+        """
+        try:
+            if not self.file.exists():
+                self.write(State())
+            state = self.read()
+            for folder in (self.prefect, self.mlflow, self.store, self.logs):
+                folder.mkdir(exist_ok=True)
+            # What a run leaves here is never part of the checkout it lies in.
+            (self.path / ".gitignore").write_text("*\n")
+        except OSError as error:
+            raise self._unusable(error) from None
+        return state
+
+    def _unusable(self, error: OSError) -> ForeignState:
+        reason = error.strerror or type(error).__name__
+        return ForeignState(f"{self.path} cannot be a state folder ({reason}); name another one with --state")
 
     def read(self) -> State:
         """What the folder holds; an empty state when there is none.
@@ -90,8 +113,6 @@ class StateFolder:
         Raises:
             ForeignState: it is not ours or of another version.
         """
-        if not self.file.exists():
-            return State(stack_id="")
         try:
             fields = json.loads(self.file.read_text())
             found = fields.pop("format")
@@ -102,6 +123,10 @@ class StateFolder:
                 )
             parts = {name: Part(**part) for name, part in fields.pop("parts").items()}
             return State(parts=parts, **fields)
+        except (FileNotFoundError, NotADirectoryError):
+            return State(stack_id="")
+        except OSError as error:
+            raise self._unusable(error) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ForeignState(
                 f"{self.file} cannot be read ({type(error).__name__}: {error}); name another folder with --state"
@@ -109,7 +134,7 @@ class StateFolder:
 
     def write(self, state: State) -> None:
         """Replace the file as one step."""
-        incoming = self.file.with_suffix(".new")
+        incoming = self.path / _INCOMING
         incoming.write_text(json.dumps({"format": FORMAT, **asdict(state)}, indent=1))
         incoming.replace(self.file)
 
@@ -130,9 +155,13 @@ class StateFolder:
         """Only one command at a time changes a stack.
 
         Raises:
-            StackBusy: another one does.
+            StackBusy: another one does. ForeignState: the folder cannot be written.
         """
-        with (self.path / ".lock").open("w") as handle:
+        try:
+            handle = (self.path / _LOCK).open("w")
+        except OSError as error:
+            raise self._unusable(error) from None
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
