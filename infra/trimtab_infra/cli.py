@@ -5,10 +5,15 @@ Exit codes: 0 done, 1 something failed, 2 what was asked cannot be done as asked
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
+import subprocess
 import sys
+import tempfile
+import time
 import traceback
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +31,6 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="trimtab",
     help="System-aware ML pipelines on Prefect and MLflow.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -37,6 +41,7 @@ FLIGHTS = "trimtab_flows.recipes.flights:flights"
 
 StateOption = Annotated[Path, typer.Option("--state", envvar="TRIMTAB_STATE", help="Folder that holds all state.")]
 ProjectOption = Annotated[Path, typer.Option("--project", help="Folder with prefect.yaml and your recipes.")]
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Listen here; otherwise a free port is picked.")]
 STATE, PROJECT = Path(".trimtab"), Path()
 
 
@@ -44,11 +49,11 @@ STATE, PROJECT = Path(".trimtab"), Path()
 def up(
     state: StateOption = STATE,
     project: ProjectOption = PROJECT,
-    prefect_port: Annotated[int | None, typer.Option(help="Port for Prefect; a free one is picked.")] = None,
-    mlflow_port: Annotated[int | None, typer.Option(help="Port for MLflow; a free one is picked.")] = None,
+    prefect_port: Port = None,
+    mlflow_port: Port = None,
 ) -> None:
     """Start Prefect, MLflow and a worker, and deploy what prefect.yaml declares."""
-    stack = Stack(state, project)
+    stack = _stack(state, project)
     _start(stack, {"prefect": prefect_port, "mlflow": mlflow_port})
     out.print("[bold]Up.[/] Stop it with: trimtab down")
 
@@ -59,21 +64,26 @@ def down(
     wipe: Annotated[bool, typer.Option(help="Remove the state folder too: models, metrics, data.")] = False,
 ) -> None:
     """Stop everything that `up` or `demo` started."""
-    stopped = Stack(state, PROJECT).down(wipe=wipe)
+    stack = _stack(state)
+    with out.status("Stopping ..."):
+        stopped = stack.down(wipe=wipe)
     out.print("Stopped." if stopped else "Nothing was running.")
 
 
 @app.command()
 def status(state: StateOption = STATE) -> None:
-    """Show each part of the stack."""
-    table = Table("part", "state", "url", "pid", "log")
-    parts = Stack(state, PROJECT).status()
+    """Show each part of the stack. Exit code 1 if one of them is not ready."""
+    stack = _stack(state)
+    table = Table("part", "state", "url", "pid", "since", "log")
+    parts = stack.status()
     for part in parts:
         style = {"ready": "green", "starting": "yellow"}.get(part.state, "red")
-        table.add_row(
-            part.title, f"[{style}]{part.state}[/]", part.url or "", str(part.pid or ""), escape(part.log or "")
-        )
-    out.print(table)
+        since = f"{datetime.fromtimestamp(part.since):%Y-%m-%d %H:%M:%S}" if part.since else ""
+        log = os.path.relpath(part.log, stack.folder.path) if part.log else ""
+        table.add_row(part.title, f"[{style}]{part.state}[/]", part.url or "", str(part.pid or ""), since, escape(log))
+    # A pipe has no width to keep to, and what is in the table is there to be copied.
+    Console(highlight=False, width=None if out.is_terminal else 200).print(table)
+    out.print(f"State folder {escape(str(stack.folder.path))}")
     if any(part.state != "ready" for part in parts):
         raise typer.Exit(1)
 
@@ -89,7 +99,11 @@ def demo(
     fresh: Annotated[bool, typer.Option(help="Start from an empty state folder.")] = False,
 ) -> None:
     """Run the main job: a year of a model's life, window by window, on the local stack."""
-    stack = Stack(state, project)
+    stack = _stack(state, project)
+    stack.check_project()
+    # As the worker does: recipes are looked for in the project.
+    os.chdir(stack.project)
+    _check_request(recipe, through)
     if fresh:
         stack.down(wipe=True)
     try:
@@ -111,18 +125,27 @@ def demo(
     out.print("Stop them with: trimtab down" if keep else "Everything is stopped; the state is kept.")
 
 
+@app.command(hidden=True)
+def check(recipe: str, window: Annotated[str, typer.Option()]) -> None:
+    """Load a recipe and read a window, and say what is wrong with them."""
+    from trimtab_flows.loading import load_recipe
+    from trimtab_flows.windows import Window
+
+    Window.parse(window)
+    load_recipe(recipe)
+
+
 @app.command()
 def lineage(
     version: Annotated[str, typer.Argument(metavar="MODEL_VERSION", help="flights/3, or 3 for flights/3.")],
     state: StateOption = STATE,
 ) -> None:
     """Show what a model version was made from, and what was made with it."""
-    stack = Stack(state, PROJECT)
+    stack = _stack(state)
     os.environ.update(stack.environment())
+    from trimtab_blocks.stores import DirectoryStore
     from trimtab_flows.snapshots.lineage import Lineage, render
     from trimtab_flows.tracking import model_version
-
-    from trimtab_blocks.stores import DirectoryStore
 
     name, _, number = version.rpartition("/")
     found = model_version(name or "flights", number)
@@ -140,7 +163,7 @@ def replay(
     state: StateOption = STATE,
 ) -> None:
     """Train again from a run's manifest, and say what differs. Exit code 1 if the result does."""
-    stack = Stack(state, PROJECT)
+    stack = _stack(state)
     os.environ.update(stack.environment())
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     from trimtab_flows.replay import describe
@@ -152,37 +175,63 @@ def replay(
         raise typer.Exit(1)
 
 
+def _stack(state: Path, project: Path = PROJECT) -> Stack:
+    stack = Stack(state, project)
+    # For whatever runs in this process, and for where a crash is written down.
+    os.environ["TRIMTAB_STATE"] = str(stack.folder.path)
+    return stack
+
+
 def _start(stack: Stack, asked: dict[str, int | None]) -> None:
-    with out.status("Starting Prefect, MLflow and a worker ..."):
+    doing = "Starting Prefect, MLflow and a worker ..."
+    if not out.is_terminal:
+        out.print(doing)
+    began = time.monotonic()
+    with out.status(doing):
         stack.up(lambda line: out.print(f"  {escape(line)}"), {part: port for part, port in asked.items() if port})
+    out.print(f"  ready after {time.monotonic() - began:.1f} s")
+
+
+def _check_request(recipe: str, window: str) -> None:
+    """What can be refused is refused before anything is started or wiped.
+
+    In a process of its own: a recipe may import Prefect, which would then keep the settings it finds before the start.
+    """
+    done = subprocess.run([sys.executable, "-m", "trimtab_infra", "check", recipe, "--window", window], check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
 
 
 def _mount_bench() -> None:
-    """`trimtab bench`, where its packages are installed."""
-    try:
+    """`trimtab bench`, where its package is installed."""
+    if importlib.util.find_spec("trimtab_infra.bench"):
         from trimtab_infra.bench import app as bench
-    except ImportError:
-        return
-    app.add_typer(bench, name="bench")
+
+        app.add_typer(bench, name="bench")
 
 
-def _crash_log(state: Path) -> Path:
-    folder = state / "logs" if (state / "stack.json").exists() else Path.cwd()
-    return folder / f"trimtab-crash-{datetime.now():%Y%m%d-%H%M%S}.txt"
+def _crash_log() -> Path:
+    """Where a traceback goes: the logs of the state folder, if there is one."""
+    state = Path(os.environ.get("TRIMTAB_STATE", STATE))
+    folder = state / "logs" if (state / "stack.json").is_file() and (state / "logs").is_dir() else tempfile.gettempdir()
+    return Path(folder) / f"crash-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.txt"
 
 
 def main() -> None:
     """Run the command line: every error is one line, and an exit code that stays the same."""
     # A shell that starts us in the background makes us ignore Ctrl-C, and every process we start would too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_run(sys.argv[1:]))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    sys.exit(_run(sys.argv[1:] or ["--help"]))
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: Sequence[str]) -> int:
     try:
-        _mount_bench()
-        code = app(arguments, standalone_mode=False)
+        # Looked for only where it shows: it brings the scheduler's packages along.
+        if arguments[0] in ("bench", "--help"):
+            _mount_bench()
+        code = app(list(arguments), standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         err.print("trimtab: interrupted; everything this command started is stopped")
         return 130
@@ -208,7 +257,7 @@ def _explain(error: Exception) -> int:
     if module.startswith("trimtab"):
         err.print(f"trimtab: {escape(str(error))}")
         return 1
-    log = _crash_log(Path(os.environ.get("TRIMTAB_STATE", STATE)))
+    log = _crash_log()
     log.write_text(traceback.format_exc())
     err.print(f"trimtab: {type(error).__name__}: {escape(str(error))} (this should not happen; details in {log})")
     return 1
