@@ -12,6 +12,9 @@ __all__ = ["CheckFailure", "Contract", "ContractRefused", "Verdict"]
 
 Status = Literal["ok", "quarantined", "refused"]
 
+#: How many failures the message of a refusal spells out.
+_SHOWN = 10
+
 
 @dataclass(frozen=True)
 class Contract:
@@ -25,7 +28,11 @@ class Contract:
         event_time: column with the moment the row speaks of. A value later than the moment the check is made for
             (``as_of``) refuses the table.
         max_quarantined_share: largest share of rows, 0 to 1, that may be quarantined before the table is refused.
-        min_rows: fewest rows the table may have.
+        min_rows: fewest rows the table may have, and fewest that may be left once bad rows are in quarantine.
+
+    Raises:
+        TypeError: the schema is not one of pandera's polars backend, or ``key`` is a text.
+        ValueError: a share or a number of rows out of its range.
     """
 
     table: str
@@ -36,6 +43,14 @@ class Contract:
     min_rows: int = 1
 
     def __post_init__(self) -> None:
+        model = isinstance(self.schema, type) and issubclass(self.schema, pa.DataFrameModel)
+        if not model and not isinstance(self.schema, pa.DataFrameSchema):
+            raise TypeError(
+                f"contract {self.table!r}: schema is a {type(self.schema).__module__}.{type(self.schema).__name__}; "
+                "it must be a DataFrameSchema or DataFrameModel of pandera.polars"
+            )
+        if isinstance(self.key, str):
+            raise TypeError(f"contract {self.table!r}: key is the text {self.key!r}; write a tuple: ({self.key!r},)")
         if not 0 <= self.max_quarantined_share <= 1:
             raise ValueError(
                 f"contract {self.table!r}: max_quarantined_share is {self.max_quarantined_share}; it is a share, 0 to 1"
@@ -56,7 +71,8 @@ class CheckFailure:
 
     def __str__(self) -> str:
         shown = f" (for example {', '.join(self.samples)})" if self.samples else ""
-        return f"table {self.table!r}, column {self.column!r}: {self.check}: {self.count:,} rows{shown}"
+        rows = "1 row" if self.count == 1 else f"{self.count:,} rows"
+        return f"table {self.table!r}, column {self.column!r}: {self.check}: {rows}{shown}"
 
 
 @dataclass(frozen=True)
@@ -96,4 +112,7 @@ class ContractRefused(ValueError):
         super().__init__(table, failures)
 
     def __str__(self) -> str:
-        return f"table {self.table!r} refused: " + "; ".join(str(failure) for failure in self.failures)
+        shown = [str(failure) for failure in self.failures[:_SHOWN]]
+        if len(self.failures) > _SHOWN:
+            shown.append(f"and {len(self.failures) - _SHOWN} more failed checks")
+        return f"table {self.table!r} refused: " + "; ".join(shown)
