@@ -8,6 +8,7 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from trimtab_flows import runtime, tracking
+from trimtab_flows.drift.signals import PREDICTION
 from trimtab_flows.windows import Window
 
 __all__ = [
@@ -67,6 +68,7 @@ class WindowRecord:
         """The input column that drifted most by PSI, and how much; an empty name when none was measured."""
         prefix = "drift/psi/"
         found = {key.removeprefix(prefix): value for key, value in self.metrics.items() if key.startswith(prefix)}
+        found.pop(PREDICTION, None)
         return max(found.items(), key=lambda item: item[1]) if found else ("", 0.0)
 
 

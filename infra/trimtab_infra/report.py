@@ -42,7 +42,7 @@ def row(record: WindowRecord, metric: str) -> tuple[str, ...]:
     """One window as text, in the order of ``COLUMNS``."""
     column, psi = record.worst_input
     value = record.metrics.get(f"performance/{metric}")
-    score_psi = record.metrics.get("drift/prediction/psi")
+    score_psi = record.metrics.get("drift/psi/prediction")
     return (
         record.window,
         f"{record.rows:,}",
