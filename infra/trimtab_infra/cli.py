@@ -125,6 +125,21 @@ def demo(
     out.print("Stop them with: trimtab down" if keep else "Everything is stopped; the state is kept.")
 
 
+@app.command()
+def init(
+    recipe: Annotated[str, typer.Argument(help="Your recipe, as module:attribute.")],
+    project: ProjectOption = PROJECT,
+) -> None:
+    """Write a prefect.yaml for your recipe: every deployment of its lifecycle, and the automation that retrains it."""
+    os.chdir(project)
+    from trimtab_flows.loading import load_recipe
+    from trimtab_infra.init import write
+
+    name = load_recipe(recipe).recipe.name
+    file = write(Path.cwd(), recipe, name)
+    out.print(f"Wrote {file}. Next: trimtab up, or trimtab demo --recipe {recipe} --deployment {name} --through WINDOW")
+
+
 @app.command(hidden=True)
 def check(recipe: str, window: Annotated[str, typer.Option()]) -> None:
     """Load a recipe and read a window, and say what is wrong with them."""
@@ -165,10 +180,16 @@ def replay(
     """Train again from a run's manifest, and say what differs. Exit code 1 if the result does."""
     stack = _stack(state)
     os.environ.update(stack.environment())
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    from trimtab_flows.replay import describe
+    # What went wrong is said in one line; the traceback is with the run, in Prefect.
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    from trimtab_flows.replay import describe, find_training
     from trimtab_flows.replay import replay as replay_flow
 
+    if "'" in run:
+        raise UserError(
+            f"{run!r} is no run: give an MLflow run id, a Prefect flow-run id, or model/version (flights/3)"
+        )
+    find_training(run)
     replayed = replay_flow(run)
     out.print(escape(describe(replayed)))
     if not replayed.same:
