@@ -49,8 +49,11 @@ class Ingested(BaseModel, frozen=True):
 @task(task_run_name="load {window}", timeout_seconds=900, persist_result=True, **RETRIES)
 def load(recipe: str, code: str, window: str, version: str | None) -> dict[str, str]:
     """Land the source's tables as they are: digests by table. ``code`` and ``version`` only key the cache."""
-    tables = load_recipe(recipe).recipe.load(Window.parse(window))
-    return {name: runtime.library().put(frame).digest for name, frame in tables.items()}
+    found = load_recipe(recipe).recipe
+    landed = {name: runtime.library().put(frame).digest for name, frame in found.load(Window.parse(window)).items()}
+    for name, digest in landed.items():
+        runtime.lineage().record(Edge(digest, (), f"load {name}", found.name, window, runtime.flow_run_id()))
+    return landed
 
 
 @task(
@@ -80,7 +83,7 @@ def check_raw(recipe: str, code: str, window: str, landed: dict[str, str]) -> tu
     ]
     _report(f"contract-{found.name}-raw-{period}", f"Raw tables of {found.name}, {period}", verdicts)
     return tuple(
-        _keep(found.name, period, verdict, f"raw.{name}", (landed[name],), "check")
+        _keep(found.name, period, verdict, f"raw.{name}", (landed[name],), f"check {name}")
         for (name, verdict) in zip(found.raw, verdicts, strict=True)
     )
 
@@ -153,7 +156,7 @@ def _keep(subject: str, window: Window, verdict: Verdict, table: str, inputs: tu
     quarantined = None
     if verdict.quarantined.height:
         quarantined = runtime.library().put(verdict.quarantined).digest
-        runtime.lineage().record(Edge(quarantined, inputs, "quarantine", subject, window.label, run))
+        runtime.lineage().record(Edge(quarantined, inputs, f"{stage}: quarantine", subject, window.label, run))
     return Checked(
         table=table,
         accepted=accepted.digest,

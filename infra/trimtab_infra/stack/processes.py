@@ -20,12 +20,17 @@ __all__ = ["STACK_ID", "family", "find", "kill", "listens", "members", "spawn", 
 STACK_ID = "TRIMTAB_STACK_ID"
 
 
+_STARTED: list[subprocess.Popen[bytes]] = []
+
+
 def spawn(command: Sequence[str], environment: Mapping[str, str], cwd: Path, log: Path) -> Part:
     """Start a process in a session of its own, writing to a log; Ctrl-C in our terminal does not reach it."""
     with log.open("ab") as out, _interruptible():
         process = subprocess.Popen(
             command, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
+    # It is meant to outlive this object, which would otherwise warn of that when it goes.
+    _STARTED.append(process)
     return Part(process.pid, psutil.Process(process.pid).create_time(), str(log))
 
 
