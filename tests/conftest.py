@@ -1,0 +1,55 @@
+"""What every test may use: the real stack, brought up once, and an environment that points at it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trimtab_infra.stack import processes
+from trimtab_infra.stack.stack import Stack
+
+ROOT = Path(__file__).parent.parent
+
+#: Seconds for a test whose set-up starts servers; two busy cores took 100.
+STARTS_SERVERS_S = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that needs the stack waits for it, and any of them may be the first."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(STARTS_SERVERS_S))
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The project's own stack: Prefect, MLflow, a worker, and the deployments of its prefect.yaml."""
+    running = Stack(tmp_path_factory.mktemp("stack") / "state", ROOT)
+    running.up(print)
+    stack_id = running.folder.read().stack_id
+    yield running
+    running.down()
+    left = [" ".join(process.cmdline()) for process in processes.members(stack_id)]
+    assert not left, f"still running after down: {left}"
+
+
+@pytest.fixture
+def environment(stack: Stack) -> Iterator[dict[str, str]]:
+    """This process as a client of the stack: Prefect, MLflow and processes started from here use it."""
+    from prefect.context import SettingsContext
+    from prefect.settings import Settings
+    from prefect.settings.context import get_settings_context
+
+    before = dict(os.environ)
+    settings = stack.environment()
+    os.environ.clear()
+    os.environ.update(settings)
+    try:
+        with SettingsContext(profile=get_settings_context().profile, settings=Settings()):
+            yield settings
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
