@@ -101,7 +101,7 @@ def _too_many(contract: Contract, rows: int, left: int) -> list[CheckFailure]:
     if left == rows:
         return []
     if (rows - left) / rows > contract.max_quarantined_share:
-        said = f"more than {contract.max_quarantined_share:.2%} of {rows:,} rows would be held back"
+        said = f"more than {contract.max_quarantined_share:.2%} of all rows ({rows:,}) would be held back"
         return [CheckFailure(contract.table, "(any)", said, rows - left)]
     if rows >= contract.min_rows > left:
         said = f"fewer than {contract.min_rows:,} rows would be left" if left else "no row would be left"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 
 import pandera.polars as pa
 import polars as pl
@@ -199,7 +199,7 @@ class TestRefusal:
         verdict = ask(with_row(3, delay=1e6), max_quarantined_share=0.05)
         assert verdict.status == "refused"
         assert said(verdict) == [
-            ("(any)", "more than 5.00% of 10 rows would be held back", 1),
+            ("(any)", "more than 5.00% of all rows (10) would be held back", 1),
             ("delay", "in_range(-60, 600)", 1),
         ]
         assert verdict.failures[1].samples == ("1000000.0",)
@@ -367,7 +367,7 @@ class TestRefusal:
             ("(table)", "fewer than 11 rows", 10),
             ("id", "the key is not unique", 2),
             ("at", "later than 2013-02-01 00:00:00", 1),
-            ("(any)", "more than 0.00% of 10 rows would be held back", 1),
+            ("(any)", "more than 0.00% of all rows (10) would be held back", 1),
             ("delay", "in_range(-60, 600)", 1),
         ]
 
@@ -376,8 +376,9 @@ class TestRefusal:
         with pytest.raises(ContractRefused) as caught:
             verdict.accepted_or_raise()
         assert str(caught.value) == (
-            "table 'flights' refused: table 'flights', column '(any)': more than 50.00% of 10 rows would be held back: "
-            "10 rows; table 'flights', column 'delay': in_range(-60, 600): 10 rows (for example -99.0)"
+            "table 'flights' refused: table 'flights', column '(any)': "
+            "more than 50.00% of all rows (10) would be held back: 10 rows; "
+            "table 'flights', column 'delay': in_range(-60, 600): 10 rows (for example -99.0)"
         )
 
     def test_nothing_is_handed_on(self) -> None:
@@ -412,7 +413,7 @@ class TestTime:
         verdict = check(
             contract(schema=schema, key=()),
             at.dt.replace_time_zone("Asia/Tokyo").to_frame(),
-            as_of=AS_OF.replace(tzinfo=timezone.utc),
+            as_of=AS_OF.replace(tzinfo=UTC),
         )
         assert verdict.failures[0].samples == ("2013-02-01 09:01:00+09:00",)
         assert verdict.failures[0].check == "later than 2013-02-01 00:00:00+00:00"
@@ -427,7 +428,7 @@ class TestTime:
 
     def test_a_moment_with_a_zone_and_a_column_without_is_no_comparison(self) -> None:
         with pytest.raises(ValueError, match=r"event time 'at' has no time zone; pass as_of without one"):
-            check(contract(), flights(), as_of=AS_OF.replace(tzinfo=timezone.utc))
+            check(contract(), flights(), as_of=AS_OF.replace(tzinfo=UTC))
 
     def test_a_row_without_a_moment_is_not_later(self) -> None:
         schema = SCHEMA.update_column("at", nullable=True)

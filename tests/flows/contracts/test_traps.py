@@ -80,10 +80,12 @@ class TestChecksThatYamlLoses:
             m: int
 
             @pa.check("n")
+            @classmethod
             def odd(cls, data: pa.PolarsData) -> pl.LazyFrame:
                 return data.lazyframe.select(pl.col(data.key) % 2 == 1)
 
             @pa.dataframe_check
+            @classmethod
             def ordered(cls, data: pa.PolarsData) -> pl.LazyFrame:
                 return data.lazyframe.select(pl.col("n") <= pl.col("m"))
 
