@@ -20,17 +20,14 @@ __all__ = ["STACK_ID", "family", "find", "kill", "listens", "members", "spawn", 
 STACK_ID = "TRIMTAB_STACK_ID"
 
 
-_STARTED: list[subprocess.Popen[bytes]] = []
-
-
 def spawn(command: Sequence[str], environment: Mapping[str, str], cwd: Path, log: Path) -> Part:
     """Start a process in a session of its own, writing to a log; Ctrl-C in our terminal does not reach it."""
     with log.open("ab") as out, _interruptible():
         process = subprocess.Popen(
             command, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
-    # It is meant to outlive this object, which would otherwise warn of that when it goes.
-    _STARTED.append(process)
+    # It is meant to outlive this object, which would warn of that when it goes if it did not think it had ended.
+    process.returncode = 0
     return Part(process.pid, psutil.Process(process.pid).create_time(), str(log))
 
 
