@@ -1,178 +1,129 @@
 """Signals: how far a window's inputs and predictions are from those a model was made with.
 
 Two figures for each column, both from the same bins: the population stability index (PSI; Lewis, An Introduction to
-Credit Scoring, 1994) and the Jensen-Shannon divergence to base 2, which lies in 0..1 (Lin, IEEE Trans. Inf. Theory
-37(1), 1991). The bins are the reference's and are kept with it, so that every window is measured with the same rule.
+Credit Scoring, 1994), 0 and up, and the Jensen-Shannon divergence (not its root, the distance) to base 2, which lies in
+0..1 (Lin, IEEE Trans. Inf. Theory 37(1), 1991). The bins are the reference's and are kept with it, so that every window
+is measured with the same rule.
+
+Neither figure is ever NaN or infinite. Half a row of the smaller of the two samples is added to every bin (additive
+smoothing), so that a value seen in only one of them counts for what it weighs. Few rows drift by chance alone: how much
+is expected of that is kept beside each figure.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from trimtab_flows.drift.reference import PREDICTION, Profile, Reference, count_rows, fit_profile
+
 __all__ = ["PREDICTION", "Profile", "Reference", "Signal", "fit_reference", "measure"]
 
-#: Name that the model's scores are measured under.
-PREDICTION = "prediction"
-
-_BINS = 10
-_CATEGORIES = 50
-#: Added to every bin as so many rows, so that an empty bin gives a finite PSI (Laplace smoothing).
-_SMOOTHING = 0.5
-
 Kind = Literal["psi", "js"]
+
+#: Rows of the smaller sample that are added to every bin of both.
+_SMOOTHING = 0.5
 
 
 @dataclass(frozen=True)
 class Signal:
-    """One figure of one column; 0 is no drift."""
+    """One figure of one column; 0 is no drift.
+
+    Attributes:
+        kind: ``psi`` or ``js``.
+        column: name of the input, or ``prediction``.
+        value: the figure.
+        by_chance: what it would be on average if every row were drawn alike and apart. Rows of one day are not, so
+            real windows drift more than this without a cause.
+    """
 
     kind: Kind
     column: str
     value: float
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How a column was distributed: counts of its bins, in order, then of other values, then of missing ones.
-
-    A numeric column has ``edges`` (inner bin edges, ascending); another has ``categories``.
-    """
-
-    edges: tuple[float, ...] | None
-    categories: tuple[str, ...] | None
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The profiles of a model's inputs and scores."""
-
-    profiles: Mapping[str, Profile]
-
-    def to_json(self) -> str:
-        """The reference as JSON."""
-        return json.dumps({name: asdict(profile) for name, profile in self.profiles.items()})
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Reference:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            ValueError: it is no reference.
-        """
-        try:
-            return cls({name: _profile_from(fields) for name, fields in json.loads(text).items()})
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"this is no drift reference: {error}") from None
+    by_chance: float = 0.0
 
 
 def fit_reference(frame: pl.DataFrame, columns: Sequence[str], scores: np.ndarray) -> Reference:
     """Profile the inputs a model was trained on, and its scores on rows it was not trained on.
 
+    Scores of training rows would be too sure of themselves: every later window would seem to drift.
+
     Args:
         frame: training rows, shape (rows, at least these columns).
         columns: the inputs.
         scores: shape (other rows,).
+
+    Raises:
+        ValueError: the frame lacks a column, or an input has the name ``prediction``.
     """
-    profiles = {column: _fit(frame.get_column(column)) for column in columns}
-    return Reference({**profiles, PREDICTION: _fit(pl.Series(np.asarray(scores, dtype=np.float64)))})
+    absent = [column for column in columns if column not in frame.columns]
+    if absent:
+        raise ValueError(f"the frame has no column {', '.join(absent)} to profile; it has {', '.join(frame.columns)}")
+    if PREDICTION in columns:
+        raise ValueError(f"an input may not be named {PREDICTION!r}: drift of the scores goes by that name; rename it")
+    profiles = [fit_profile(column, frame.get_column(column)) for column in columns]
+    return Reference((*profiles, fit_profile(PREDICTION, _scores(scores))))
 
 
 def measure(reference: Reference, frame: pl.DataFrame, scores: np.ndarray) -> tuple[Signal, ...]:
-    """PSI and Jensen-Shannon divergence of every profiled column; all finite, 0 for a window without rows.
+    """PSI and Jensen-Shannon divergence of every profiled column, ordered by kind and column.
+
+    All are finite. A window, or a reference, without rows gives 0: nothing is known. A column that the window lacks
+    counts as missing in every row; a value of another type than the reference's as another value, or as missing where
+    a number was due. Time: 1,000,000 rows of 20 columns against as many in 2 s on one core
+    (tests/flows/drift/test_signals_speed.py).
 
     Args:
-        frame: the window's rows; a profiled column that it lacks counts as missing in every row.
-        scores: what the model said of those rows, shape (rows,).
+        frame: the window's rows, shape (rows, any columns).
+        scores: what the model said of them, shape (scored rows,).
     """
     found: list[Signal] = []
-    for name, profile in reference.profiles.items():
-        if name == PREDICTION:
-            column = pl.Series(np.asarray(scores, dtype=np.float64))
-        elif name in frame.columns:
-            column = frame.get_column(name)
+    for profile in reference.profiles:
+        if profile.column == PREDICTION:
+            column = _scores(scores)
+        elif profile.column in frame.columns:
+            column = frame.get_column(profile.column)
         else:
-            column = pl.Series([None] * frame.height, dtype=pl.Float64)
-        now, before = _count(column, profile), np.asarray(profile.counts)
-        found += [Signal("psi", name, _psi(before, now)), Signal("js", name, _js(before, now))]
+            column = pl.repeat(None, frame.height, dtype=pl.Float64, eager=True)
+        found += _compare(profile.column, np.asarray(profile.counts), count_rows(column, profile))
     return tuple(sorted(found, key=lambda signal: (signal.kind, signal.column)))
 
 
-def _fit(column: pl.Series) -> Profile:
-    numbers = _numbers(column)
-    if numbers is not None:
-        known = numbers.drop_nulls().drop_nans().to_numpy()
-        known = known[np.isfinite(known)]
-        inner = np.linspace(0, 1, _BINS + 1)[1:-1]
-        edges = np.unique(np.quantile(known, inner)) if known.size else np.empty(0)
-        empty = Profile(tuple(float(edge) for edge in edges), None, ())
-    else:
-        common = (
-            column.cast(pl.String).drop_nulls().value_counts().sort(["count", column.name], descending=[True, False])
-        )
-        empty = Profile(None, tuple(sorted(common.get_column(column.name).head(_CATEGORIES))), ())
-    return Profile(empty.edges, empty.categories, tuple(int(count) for count in _count(column, empty)))
+def _scores(scores: np.ndarray) -> pl.Series:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"scores have the shape {values.shape}; it must be (rows,): one number a row")
+    return pl.Series(PREDICTION, values)
 
 
-def _numbers(column: pl.Series) -> pl.Series | None:
-    """The column as floats, if it is a quantity; yes and no are categories."""
-    if column.dtype.is_numeric() or column.dtype.is_temporal():
-        return column.to_physical().cast(pl.Float64)
-    return None
-
-
-def _count(column: pl.Series, profile: Profile) -> np.ndarray:
-    """Rows by bin or category, then of any other value, then missing; shape (bins + 2,)."""
-    if profile.edges is not None:
-        numbers = _numbers(column)
-        if numbers is None:
-            numbers = column.cast(pl.String).cast(pl.Float64, strict=False)
-        known = numbers.fill_null(float("nan")).to_numpy()
-        missing = np.isnan(known)
-        place = np.searchsorted(profile.edges, known[~missing], side="left")
-        counts = np.bincount(place, minlength=len(profile.edges) + 1)
-        return np.concatenate([counts, [0, int(missing.sum())]])
-    categories = profile.categories or ()
-    by_value = dict(column.cast(pl.String).alias("value").value_counts().iter_rows())
-    missing_rows = by_value.pop(None, 0)
-    named = [by_value.pop(category, 0) for category in categories]
-    return np.array([*named, sum(by_value.values()), missing_rows])
-
-
-def _shares(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as proportions over the bins that either has, smoothed."""
+def _compare(column: str, before: np.ndarray, now: np.ndarray) -> tuple[Signal, Signal]:
+    """Both figures from rows by bin, each of shape (bins,)."""
+    rows_before, rows_now = int(before.sum()), int(now.sum())
+    if rows_before == 0 or rows_now == 0:
+        return Signal("psi", column, 0.0), Signal("js", column, 0.0)
     used = (before + now) > 0
-    first, second = before[used] + _SMOOTHING, now[used] + _SMOOTHING
-    return first / first.sum(), second / second.sum()
+    added = _SMOOTHING / min(rows_before, rows_now)
+    p, q = before[used] / rows_before + added, now[used] / rows_now + added
+    p, q = p / p.sum(), q / q.sum()
+    # Without drift PSI is about chi-squared with bins - 1 degrees of freedom, times this
+    # (Yurdakul and Naranjo, Journal of Risk Model Validation 14(4), 2020); JS is, to first order, PSI / (8 ln 2).
+    by_chance = float((used.sum() - 1) * (1 / rows_before + 1 / rows_now))
+    return (
+        Signal("psi", column, _psi(p, q), by_chance),
+        Signal("js", column, _js(p, q), min(by_chance / (8 * float(np.log(2))), 1.0)),
+    )
 
 
-def _psi(before: np.ndarray, now: np.ndarray) -> float:
-    """Sum of (q - p) ln(q / p)."""
-    if before.sum() == 0 or now.sum() == 0:
-        return 0.0
-    p, q = _shares(before, now)
+def _psi(p: np.ndarray, q: np.ndarray) -> float:
+    """Sum of (q - p) ln(q / p); no term of it is below 0."""
     return float(np.sum((q - p) * np.log(q / p)))
 
 
-def _js(before: np.ndarray, now: np.ndarray) -> float:
-    """Mean of the two Kullback-Leibler divergences to the midpoint, base 2."""
-    if before.sum() == 0 or now.sum() == 0:
-        return 0.0
-    p, q = _shares(before, now)
+def _js(p: np.ndarray, q: np.ndarray) -> float:
+    """Mean of the Kullback-Leibler divergences of both from their midpoint, base 2."""
     middle = (p + q) / 2
     return float(np.clip((np.sum(p * np.log2(p / middle)) + np.sum(q * np.log2(q / middle))) / 2, 0.0, 1.0))
-
-
-def _profile_from(fields: dict[str, list[float] | list[str] | None]) -> Profile:
-    edges, categories, counts = fields["edges"], fields["categories"], fields["counts"]
-    return Profile(
-        None if edges is None else tuple(float(edge) for edge in edges),
-        None if categories is None else tuple(str(name) for name in categories),
-        tuple(int(count) for count in counts or ()),
-    )

@@ -1,0 +1,86 @@
+"""Reads evidence, policies and decisions from plain data, and says which field is wrong.
+
+ValueError
+├── InvalidPolicy   a policy with an unknown field, or a value that is not allowed
+└── InvalidRecord   a text that holds no evidence or no decision
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+__all__ = ["InvalidPolicy", "InvalidRecord", "from_plain", "must_be_number", "must_be_whole", "read_json"]
+
+Value = TypeVar("Value")
+
+
+class InvalidPolicy(ValueError):
+    """A policy with a field that does not exist, or a value that is not allowed."""
+
+
+class InvalidRecord(ValueError):
+    """A text that does not hold what it should."""
+
+
+def read_json(text: str | bytes, what: str) -> dict[str, Any]:
+    """The JSON object in a text.
+
+    Raises:
+        InvalidRecord: there is none.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InvalidRecord(f"this is no {what}: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidRecord(f"this is no {what}: it is a {type(found).__name__}, not an object with fields")
+    return found
+
+
+def from_plain(kind: type[Value], data: Mapping[str, Any], what: str, error: type[ValueError]) -> Value:
+    """A dataclass from its fields by name, those with a default may be left out.
+
+    Raises:
+        error: an unknown or a missing field, by name.
+    """
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(known))
+    if unknown:
+        raise error(f"{what} has no field {', '.join(unknown)}; it has {', '.join(known)}")
+    needed = [name for name, field in known.items() if field.default is MISSING and name not in data]
+    if needed:
+        raise error(f"{what} lacks the field {', '.join(needed)}")
+    return kind(**data)
+
+
+def must_be_number(
+    owner: str, name: str, value: object, low: float = 0.0, high: float = math.inf, *, open_ends: bool = False
+) -> None:
+    """Refuse a policy whose field is no number from ``low`` to ``high``, or between them with ``open_ends``.
+
+    Raises:
+        InvalidPolicy: it is none.
+    """
+    if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+        if low < value < high or (not open_ends and value in (low, high)):
+            return
+    allowed = (
+        f"{low:g} or more"
+        if high == math.inf
+        else f"{'between' if open_ends else 'from'} {low:g} {'and' if open_ends else 'to'} {high:g}"
+    )
+    raise InvalidPolicy(f"{owner}: field {name} is {value!r}; it must be a number {allowed}")
+
+
+def must_be_whole(owner: str, name: str, value: object, low: int) -> None:
+    """Refuse a policy whose field is no whole number of at least ``low``.
+
+    Raises:
+        InvalidPolicy: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise InvalidPolicy(f"{owner}: field {name} is {value!r}; it must be a whole number, {low} or more")
