@@ -426,6 +426,13 @@ class TestTime:
             verdict = check(contract(schema=schema, key=()), frame, as_of=as_of)
             assert [failure.count for failure in verdict.failures] == [1]
 
+    def test_of_a_moment_that_comes_twice_the_later_one_counts(self) -> None:
+        at = pl.Series("at", [datetime(2013, 10, 27, 1, 15), datetime(2013, 10, 27, 1, 45)]).dt.replace_time_zone("UTC")
+        schema = pa.DataFrameSchema({"at": pa.Column(pl.Datetime("us", "Europe/Berlin"))})
+        frame = at.dt.convert_time_zone("Europe/Berlin").to_frame()
+        verdict = check(contract(schema=schema, key=()), frame, as_of=datetime(2013, 10, 27, 2, 30))
+        assert verdict.failures[0].samples == ("2013-10-27 02:45:00+01:00",)
+
     def test_a_moment_with_a_zone_and_a_column_without_is_no_comparison(self) -> None:
         with pytest.raises(ValueError, match=r"event time 'at' has no time zone; pass as_of without one"):
             check(contract(), flights(), as_of=AS_OF.replace(tzinfo=UTC))
