@@ -107,8 +107,13 @@ def _repeated_rows(contract: Contract, reading: Reading, frame: pl.DataFrame) ->
     """Groups of columns that the schema wants to be unique together."""
     unique = reading.schema.unique or []
     for group in [unique] if all(isinstance(name, str) for name in unique) else unique:
+        absent = [str(name) for name in group if name not in frame.columns and name not in reading.schema.columns]
+        for name in absent:
+            said = "the column is missing; the schema wants it to be unique"
+            yield Finding(CheckFailure(contract.table, name, said, frame.height), None)
+        # Without a column of the schema that may be absent, the others have to be unique: so says pandera.
         columns = [str(name) for name in group if name in frame.columns]
-        if columns and not reading.broken & set(columns):
+        if columns and not absent and not reading.broken & set(group):
             repeated = frame.select(columns).is_duplicated()
             if repeated.any():
                 shown = samples.of_rows(frame, columns, repeated)
@@ -124,7 +129,7 @@ def _finding(
     if failed is None:
         said = f"{_name(result)}, asked of the column as a whole"
         if result.reason_code == SchemaErrorReason.CHECK_ERROR:
-            said = f"{_name(result)} could not be run: {_first_line(str(result.failure_cases))}"
+            said = f"{_name(result)} could not be run: {_what_it_raised(result)}"
         shown = samples.of_column(frame, column)
         return Finding(CheckFailure(contract.table, column, said, frame.height, shown), None)
     if column == _ROW:
@@ -161,5 +166,10 @@ def _name(result: CoreCheckResult) -> str:
     return str(name)
 
 
-def _first_line(text: str) -> str:
-    return text.replace("\\n", "\n").split("\n", 1)[0]
+def _what_it_raised(result: CoreCheckResult) -> str:
+    """The error in one line: ``KeyError: 'delay'``."""
+    error = result.original_exc
+    if error is None:
+        return str(result.failure_cases).partition("\n")[0]
+    text = str(error).replace("\\n", "\n").strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -194,6 +194,14 @@ def _is_small(value: int) -> bool:
     return value < 8
 
 
+def _divides_by_zero(_: object) -> bool:
+    return 1 / 0 > 0
+
+
+def _stops(_: object) -> bool:
+    raise ArithmeticError
+
+
 class TestRefusal:
     def test_more_than_the_allowed_share(self) -> None:
         verdict = ask(with_row(3, delay=1e6), max_quarantined_share=0.05)
@@ -326,9 +334,42 @@ class TestRefusal:
         broken = pa.Check(lambda data: data.lazyframe.select(pl.col("nowhere") > 1), name="broken")
         verdict = ask(flights(), schema=pa.DataFrameSchema({"delay": pa.Column(pl.Float64, broken)}))
         (failure,) = verdict.failures
-        assert failure.check.startswith("broken could not be run: ColumnNotFoundError(")
+        assert failure.check.startswith("broken could not be run: ColumnNotFoundError: ")
         assert "nowhere" in failure.check
         assert "\n" not in failure.check
+
+    @pytest.mark.parametrize("element_wise", [False, True])
+    @pytest.mark.parametrize("on_rows", [False, True])
+    def test_an_error_inside_a_check_is_a_refusal_with_its_name(self, on_rows: bool, element_wise: bool) -> None:
+        raises = pa.Check(_divides_by_zero, element_wise=element_wise, name="own")
+        columns = {"delay": pa.Column(pl.Float64, None if on_rows else raises)}
+        schema = pa.DataFrameSchema(columns, checks=raises if on_rows else None)
+        verdict = ask(flights(), schema=schema, max_quarantined_share=1.0)
+        column = "(row)" if on_rows else "delay"
+        assert said(verdict) == [(column, "own could not be run: ZeroDivisionError: division by zero", 10)]
+        assert verdict.status == "refused"
+
+    def test_an_error_without_words(self) -> None:
+        schema = pa.DataFrameSchema({"delay": pa.Column(pl.Float64, pa.Check(_stops, name="own"))})
+        assert said(ask(flights(), schema=schema)) == [("delay", "own could not be run: ArithmeticError", 10)]
+
+    @pytest.mark.parametrize("answer", [None, "yes", pl.Series([True]), pl.DataFrame({"n": [True]})])
+    def test_a_check_whose_answer_is_none(self, answer: object) -> None:
+        schema = pa.DataFrameSchema({"delay": pa.Column(pl.Float64, pa.Check(lambda _: answer, name="own"))})
+        (failure,) = ask(flights(), schema=schema).failures
+        assert failure.column == "delay"
+        assert failure.check.startswith("own could not be run: ")
+
+    def test_a_column_that_must_be_unique_and_is_not_there(self) -> None:
+        schema = pa.DataFrameSchema({"id": pa.Column(pl.Int64)}, unique=["id", "gate"])
+        verdict = ask(flights(), schema=schema)
+        assert said(verdict) == [("gate", "the column is missing; the schema wants it to be unique", 10)]
+
+    def test_without_an_optional_column_the_others_must_be_unique(self) -> None:
+        columns = {"id": pa.Column(pl.Int64), "gate": pa.Column(pl.String, required=False)}
+        schema = pa.DataFrameSchema(columns, unique=["id", "gate"])
+        assert ask(flights(), schema=schema, key=()).status == "ok"
+        assert said(ask(with_row(4, id=7), schema=schema, key=())) == [("id", "the values are not unique", 2)]
 
     def test_a_strict_schema_refuses_every_column_it_does_not_name(self) -> None:
         schema = pa.DataFrameSchema(SCHEMA.columns, strict=True)

@@ -12,6 +12,7 @@ import pandera.polars as pa
 import polars as pl
 import pytest
 from pandera.config import ValidationDepth, config_context
+from pandera.errors import SchemaWarning
 from pandera.extensions import register_check_method
 
 from trimtab_flows.contracts.check import FAILED_CHECKS, check
@@ -68,6 +69,18 @@ class TestDropInvalidRows:
 
 class TestChecksThatYamlLoses:
     """A schema that goes to YAML and back has lost these; a contract is Python, and holds them."""
+
+    def test_a_schema_read_back_holds_no_more_than_pandera_kept(self) -> None:
+        """No check can tell that another one was lost: a schema kept as YAML needs registered checks."""
+        odd = pa.Check(lambda data: data.lazyframe.select(pl.col(data.key) % 2 == 1), name="odd")
+        schema = pa.DataFrameSchema({"n": pa.Column(pl.Int64, [pa.Check.ge(0), odd])})
+        frame = pl.DataFrame({"n": [-1, 1, 2]})
+        assert said(ask(schema, frame)) == [("n", "greater_than_or_equal_to(0)", 1), ("n", "odd", 1)]
+        with pytest.warns(UserWarning, match="Check `odd` will be skipped"):
+            text = schema.to_yaml()
+        verdict = ask(pa.DataFrameSchema.from_yaml(text), frame)
+        assert said(verdict) == [("n", "greater_than_or_equal_to(0)", 1)]
+        assert verdict.accepted["n"].to_list() == [1, 2]
 
     def test_a_lambda(self) -> None:
         odd = pa.Check(lambda data: data.lazyframe.select(pl.col(data.key) % 2 == 1), name="odd")
@@ -275,6 +288,12 @@ class TestSwitches:
             assert said(ask(schema, pl.DataFrame({"n": [-1, 1]}))) == [("n", "greater_than_or_equal_to(0)", 1)]
         with config_context(validation_depth=ValidationDepth.SCHEMA_ONLY):
             assert said(ask(schema, pl.DataFrame({"n": [-1, 1]}))) == [("n", "greater_than_or_equal_to(0)", 1)]
+
+    def test_a_check_that_only_warns_holds_nothing_back(self) -> None:
+        schema = pa.DataFrameSchema({"n": pa.Column(pl.Int64, pa.Check.ge(0, raise_warning=True))})
+        with pytest.warns(SchemaWarning, match=r"greater_than_or_equal_to\(0\)"):
+            verdict = ask(schema, pl.DataFrame({"n": [-1, 1]}))
+        assert (verdict.status, verdict.accepted.height) == ("ok", 2)
 
     def test_a_check_that_shows_few_failures_still_fails_all_its_rows(self) -> None:
         schema = pa.DataFrameSchema({"n": pa.Column(pl.Int64, pa.Check.ge(5, n_failure_cases=1))})
