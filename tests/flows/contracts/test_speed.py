@@ -1,6 +1,8 @@
 """What a contract costs beyond pandera itself, on 1,000,000 rows of 20 columns.
 
-The aim is at most 0.3 s more than ``DataFrameSchema.validate(lazy=True)`` in the same process. To see the figures:
+The aim is at most 0.3 s more than ``DataFrameSchema.validate(lazy=True)`` in the same process. What is held to it is
+processor time, added up over all threads: other work on the machine hardly changes it, and since nothing here waits, an
+idle machine's clock shows no more. The clock's medians are printed beside it:
 ``pytest tests/flows/contracts/test_speed.py -s``.
 """
 
@@ -22,8 +24,7 @@ from trimtab_flows.contracts.contract import Contract
 
 ROWS = 1_000_000
 AIM_S = 0.3
-#: What a busy machine may add. The figures of a quiet one are far below the aim.
-NOISE_S = 0.3
+ROUNDS = 3
 AS_OF = datetime(2014, 1, 1)
 
 
@@ -68,25 +69,23 @@ def spoil(table: pl.DataFrame, every: int) -> pl.DataFrame:
 
 
 def beyond(schema: pa.DataFrameSchema, contract: Contract, frame: pl.DataFrame, label: str) -> float:
-    """Seconds that ``check`` takes more than pandera: the least of at most five rounds, the two in turn.
-
-    The median is printed. Other work on the machine only adds time, so the least says most about the code.
-    """
-    pandera_s, check_s = [], []
-    for done in range(1, 6):
-        pandera_s.append(seconds_of(lambda: bare(schema, frame)))
-        check_s.append(seconds_of(lambda: check(contract, frame, as_of=AS_OF)))
-        if done >= 3 and min(check_s) - min(pandera_s) < AIM_S:
-            break
-    more_s = median(check_s) - median(pandera_s)
-    print(f"\n{label}: pandera {median(pandera_s):.3f} s, check {median(check_s):.3f} s, {more_s:+.3f} s (medians)")
-    return min(check_s) - min(pandera_s)
+    """Processor seconds that ``check`` takes more than pandera: medians of three rounds, the two in turn."""
+    pandera, ours = [], []
+    for _ in range(ROUNDS):
+        pandera.append(seconds_of(lambda: bare(schema, frame)))
+        ours.append(seconds_of(lambda: check(contract, frame, as_of=AS_OF)))
+    pandera_s, pandera_cpu_s = (median(times) for times in zip(*pandera, strict=True))
+    check_s, check_cpu_s = (median(times) for times in zip(*ours, strict=True))
+    print(f"\n{label}: pandera {pandera_s:.3f} s, check {check_s:.3f} s, {check_s - pandera_s:+.3f} s by the clock;")
+    print(f"    processor: {pandera_cpu_s:.3f} s, {check_cpu_s:.3f} s, {check_cpu_s - pandera_cpu_s:+.3f} s")
+    return check_cpu_s - pandera_cpu_s
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds_of(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock, and of processor time in all threads of this process."""
+    start, start_cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - start_cpu
 
 
 def bare(schema: pa.DataFrameSchema, table: pl.DataFrame) -> bool:
@@ -98,7 +97,7 @@ def bare(schema: pa.DataFrameSchema, table: pl.DataFrame) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("every", "status"), [(0, "ok"), (100, "quarantined"), (1, "refused")], ids=["clean", "1 % bad", "all bad"]
+    ("every", "status"), [(0, "ok"), (200, "quarantined"), (1, "refused")], ids=["clean", "5,000 bad", "all bad"]
 )
 @pytest.mark.parametrize("key", [(), ("id", "at")], ids=["no key", "key of two"])
 def test_beyond_pandera_itself(
@@ -109,17 +108,17 @@ def test_beyond_pandera_itself(
     verdict = check(contract, frame, as_of=AS_OF)
     assert verdict.status == status
     assert bare(schema, frame) == (status == "ok")
-    assert beyond(schema, contract, frame, f"{status}, key {key}") < AIM_S + NOISE_S
+    assert beyond(schema, contract, frame, f"{status}, key {key}") <= AIM_S
 
 
 def test_with_a_check_of_ones_own(table: pl.DataFrame, schema: pa.DataFrameSchema) -> None:
     """A check that may look at other rows is run again on the rows that are handed on."""
     own = pa.Check(lambda data: data.lazyframe.select(pl.col(data.key) >= 0), name="own")
     schema = schema.update_column("n0", checks=own)
-    frame = spoil(table, 100)
+    frame = spoil(table, 200)
     contract = Contract("t", schema, key=("id",), event_time="at", max_quarantined_share=0.05)
-    assert check(contract, frame, as_of=AS_OF).quarantined.height == ROWS // 100
-    assert beyond(schema, contract, frame, "own check") < AIM_S + NOISE_S
+    assert check(contract, frame, as_of=AS_OF).quarantined.height == ROWS // 200
+    assert beyond(schema, contract, frame, "own check") <= AIM_S
 
 
 def test_with_types_to_coerce(table: pl.DataFrame, schema: pa.DataFrameSchema) -> None:
@@ -127,7 +126,7 @@ def test_with_types_to_coerce(table: pl.DataFrame, schema: pa.DataFrameSchema) -
     frame = table.with_columns(pl.col("n0").cast(pl.String), pl.col("x0").cast(pl.Float32))
     contract = Contract("t", coerced, key=("id",), event_time="at")
     assert check(contract, frame, as_of=AS_OF).accepted.schema == table.select(list(schema.columns)).schema
-    assert beyond(coerced, contract, frame, "coerced") < AIM_S + NOISE_S
+    assert beyond(coerced, contract, frame, "coerced") <= AIM_S
 
 
 def test_a_check_on_whole_rows_that_100_000_rows_fail(table: pl.DataFrame, schema: pa.DataFrameSchema) -> None:
@@ -138,7 +137,4 @@ def test_a_check_on_whole_rows_that_100_000_rows_fail(table: pl.DataFrame, schem
     frame = spoil(table.head(ROWS // 10), 1)
     contract = Contract("t", schema, key=("id",), event_time="at", max_quarantined_share=0.05)
     assert check(contract, frame, as_of=AS_OF).failures[-1].count == ROWS // 10
-    pandera_s = seconds_of(lambda: bare(schema, frame))
-    check_s = seconds_of(lambda: check(contract, frame, as_of=AS_OF))
-    print(f"\n100,000 bad rows: pandera {pandera_s:.3f} s, check {check_s:.3f} s, {check_s - pandera_s:+.3f} s")
-    assert check_s < pandera_s
+    assert beyond(schema, contract, frame, "100,000 bad rows") < 0
