@@ -96,9 +96,11 @@ def evaluate(recipe: str, challenger: int, champion: int | None = None, windows:
     found = loaded.recipe
     candidate = tracking.model_version(found.name, challenger)
     incumbent = tracking.model_version(found.name, champion) if champion else tracking.champion(found.name)
-    if incumbent is not None and champion is None and incumbent.version == candidate.version:
-        # It was let through before; it is not compared with itself.
-        return Evaluation(**tracking.read_json(candidate.run_id, EVALUATION))
+    if incumbent is not None and incumbent.version == candidate.version:
+        if windows is None and "trimtab.gate" in candidate.tags:
+            # It was let through before, on these very rows; it is not compared with itself.
+            return Evaluation(**tracking.read_json(candidate.run_id, EVALUATION))
+        incumbent = None
     chosen = windows or candidate.tags["trimtab.windows"]
     since = Window.parse(windows).start_time if windows else datetime.fromisoformat(candidate.tags["trimtab.cut"])
     for version in filter(None, (candidate, incumbent)):

@@ -14,10 +14,7 @@ from trimtab_flows.loading import load_recipe
 from trimtab_flows.snapshots.lineage import Edge
 from trimtab_flows.windows import Window
 
-__all__ = ["FAILED_CHECKS", "combine", "read_rows", "reingest"]
-
-#: The column that a quarantine has beside the table's own.
-FAILED_CHECKS = "failed_checks"
+__all__ = ["combine", "read_rows", "reingest"]
 
 
 def combine(accepted: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
