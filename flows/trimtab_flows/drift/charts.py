@@ -1,56 +1,111 @@
-"""Drift as a picture: bars in a Markdown table for the Prefect UI, and a small SVG for MLflow."""
+"""Drift as a picture: bars in a Markdown table for the Prefect UI, and a small SVG for MLflow and HTML pages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from trimtab_flows.drift.signals import PREDICTION, Signal
 
 __all__ = ["drift_markdown", "drift_svg"]
 
-_WIDTH = 24
-#: How PSI is usually read (Siddiqi, Credit Risk Scorecards, 2006): below, little change; from it on, a shift; a large one.
+#: Characters of the longest bar in Markdown, and pixels of the longest in SVG.
+_WIDTH, _PIXELS = 24, 360
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+#: How PSI is usually read (Siddiqi, Credit Risk Scorecards, 2006): from the first on as a shift, then as a large one.
 _SHIFT, _LARGE = 0.1, 0.25
+#: Bars end here, or one column measured in another unit would leave the others no length.
+_LONGEST = 1.0
+_COLOURS = {"large": "#b42318", "shift": "#b25e09", "": "#2563a8"}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One column's figures."""
+
+    column: str
+    psi: float
+    by_chance: float
+    js: float
+
+    @property
+    def word(self) -> str:
+        """How its PSI is usually read; nothing for what chance may have done in a small window."""
+        if self.psi < 2 * self.by_chance:
+            return ""
+        return "large" if self.psi >= _LARGE else "shift" if self.psi >= _SHIFT else ""
 
 
 def drift_markdown(signals: Sequence[Signal], top: int = 15) -> str:
-    """A table, worst first, predictions on top."""
-    rows = _rows(signals, top)
-    longest = max((psi for _, psi, _ in rows), default=0.0) or 1.0
+    """A table with a bar for the PSI of each column: the predictions, then the inputs, worst first.
+
+    Args:
+        signals: of one window.
+        top: how many columns are shown; the table says how many are not.
+    """
+    rows, hidden = _rows(signals, top)
+    if not rows:
+        return "Nothing was measured."
+    longest = _longest(rows)
     lines = ["| column | PSI | | JS |", "|---|---:|---|---:|"]
-    for column, psi, js in rows:
-        bar = "█" * max(round(_WIDTH * psi / longest), 0)
-        lines.append(f"| {column} | {psi:.3f} | `{bar or ' '}` {_word(psi)} | {js:.3f} |")
-    return "\n".join([*lines, "", f"PSI from {_SHIFT:g} is usually read as a shift, from {_LARGE:g} as a large one."])
+    for row in rows:
+        bar = _bar(min(row.psi, longest) / longest)
+        name = row.column.replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| {name} | {row.psi:.3f} | {f'`{bar}` {row.word}'.strip() if bar else ''} | {row.js:.3f} |")
+    if hidden:
+        lines.append(f"\n{hidden} more columns drifted less.")
+    lines.append(f"\nPSI from {_SHIFT:g} is usually read as a shift, from {_LARGE:g} as a large one.")
+    return "\n".join(lines)
 
 
 def drift_svg(signals: Sequence[Signal], top: int = 15) -> str:
-    """The same as horizontal bars, 640 pixels wide."""
-    rows = _rows(signals, top)
-    longest = max(max((psi for _, psi, _ in rows), default=0.0), _LARGE)
+    """The same as horizontal bars, 640 pixels wide: one element that needs nothing else, fit to be put into a page.
+
+    Args:
+        signals: of one window.
+        top: how many columns are shown.
+    """
+    rows, _ = _rows(signals, top)
+    longest = _longest(rows)
     parts = []
-    for place, (column, psi, _) in enumerate(rows):
-        y = 20 + place * 20
-        color = "#b42318" if psi >= _LARGE else "#b25e09" if psi >= _SHIFT else "#2563a8"
+    for place, row in enumerate(rows):
+        y, width = 8 + place * 20, _PIXELS * min(row.psi, longest) / longest
+        name = row.column if len(row.column) <= 24 else f"{row.column[:23]}…"
         parts.append(
-            f'<text x="150" y="{y + 12}" text-anchor="end">{escape(column)}</text>'
-            f'<rect x="160" y="{y}" width="{400 * psi / longest:.1f}" height="14" fill="{color}"/>'
-            f'<text x="{166 + 400 * psi / longest:.1f}" y="{y + 12}">{psi:.3f}</text>'
+            f'<text x="150" y="{y + 11}" text-anchor="end">{escape(name)}</text>'
+            f'<rect x="160" y="{y}" width="{max(width, 0.5):.1f}" height="14" fill="{_COLOURS[row.word]}">'
+            f"<title>{escape(row.column)}: PSI {row.psi:.4f}, JS {row.js:.4f}</title></rect>"
+            f'<text x="{166 + width:.1f}" y="{y + 11}">{row.psi:.3f}</text>'
         )
-    height = 30 + 20 * len(rows)
+    if not rows:
+        parts.append('<text x="160" y="19">Nothing was measured.</text>')
+    height = 16 + 20 * max(len(rows), 1)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" font-family="sans-serif" font-size="11">'
-        f"<title>Drift by column, PSI</title>{''.join(parts)}</svg>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" width="640" height="{height}" role="img" '
+        f'font-family="sans-serif" font-size="11" fill="#344054"><title>Drift by column (PSI)</title>'
+        f"{''.join(parts)}</svg>"
     )
 
 
-def _rows(signals: Sequence[Signal], top: int) -> list[tuple[str, float, float]]:
-    psi = {signal.column: signal.value for signal in signals if signal.kind == "psi"}
+def _rows(signals: Sequence[Signal], top: int) -> tuple[list[_Row], int]:
+    """The columns to show, and how many are not."""
     js = {signal.column: signal.value for signal in signals if signal.kind == "js"}
-    order = sorted(psi, key=lambda column: (column != PREDICTION, -psi[column], column))
-    return [(column, psi[column], js.get(column, 0.0)) for column in order[:top]]
+    rows = [
+        _Row(signal.column, signal.value, signal.by_chance, js.get(signal.column, 0.0))
+        for signal in signals
+        if signal.kind == "psi"
+    ]
+    rows.sort(key=lambda row: (row.column != PREDICTION, -row.psi, row.column))
+    return rows[:top], max(len(rows) - top, 0)
 
 
-def _word(psi: float) -> str:
-    return "large" if psi >= _LARGE else "shift" if psi >= _SHIFT else ""
+def _longest(rows: Sequence[_Row]) -> float:
+    """The PSI that has the longest bar."""
+    return min(max((row.psi for row in rows), default=0.0), _LONGEST) or _LONGEST
+
+
+def _bar(share: float) -> str:
+    """A bar of so much of the width, to an eighth of a character."""
+    full, part = divmod(round(share * _WIDTH * 8), 8)
+    return "█" * full + (_EIGHTHS[part] if part else "")

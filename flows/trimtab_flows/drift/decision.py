@@ -2,10 +2,10 @@
 
 What counts is that the model does its work worse than it was seen to, by more than its measurements waver; drifted
 predictions lower that bar. Drift of inputs alone never retrains, since on real data the usual tests flag nearly every
-window; it is told as a possible cause. A model past its maximum age is retrained whatever it does. An alarm begins at one
-threshold and ends at a lower one (hysteresis), and after a decision to retrain there is a cooldown. A retraining that was
-not needed costs a training run, since the gate keeps a challenger out that is no better: so the default asks for one
-standard error, not for two.
+window; it is told as a possible cause. A model past its maximum age is retrained whatever it does. An alarm begins at
+one threshold and ends at a lower one (hysteresis), and after a decision to retrain there is a cooldown. A retraining
+that was not needed costs a training run, since the gate keeps a challenger out that is no better: so the default asks
+for one standard error, not for two.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ class Profile:
 
     Attributes:
         column: its name.
-        edges: of a quantity, ascending: a row is in bin ``i`` if ``i`` edges are below its value. The first edge is just
-            below the smallest value and the last is the largest, so that the outer bins are for values never seen. None
-            for categories.
+        edges: of a quantity, ascending: a row is in bin ``i`` if ``i`` edges are below its value. The first edge is
+            just below the smallest value and the last is the largest, so that the outer bins are for values never seen.
+            None for categories.
         categories: the names of the categories that are counted one by one. None for a quantity.
         counts: rows of each bin or category in order, then of any other value, then of missing ones (null, NaN).
     """
@@ -114,7 +114,8 @@ def fit_profile(name: str, column: pl.Series) -> Profile:
     """
     numbers = _as_numbers(column)
     if numbers is not None:
-        empty = Profile(name, _edges(numbers), None, (0,) * (len(_edges(numbers)) + 3))
+        edges = _edges(numbers)
+        empty = Profile(name, edges, None, (0,) * (len(edges) + 3))
     else:
         known = _as_text(column).drop_nulls().alias("value")
         # Most frequent first; of equally frequent ones the first by name.
@@ -151,7 +152,7 @@ def _edges(numbers: np.ndarray) -> tuple[float, ...]:
     # Edges are values that occur: between two of them, a column of few distinct values would gain empty bins.
     inner = known[np.ceil(np.arange(1, _BINS) / _BINS * known.size).astype(int) - 1]
     edges = np.unique(np.concatenate([[np.nextafter(known[0], -np.inf)], inner, known[-1:]]))
-    return tuple(float(edge) for edge in edges)
+    return tuple(float(edge) for edge in edges if np.isfinite(edge))
 
 
 def _as_numbers(column: pl.Series) -> np.ndarray | None:
@@ -176,4 +177,6 @@ def _as_text(column: pl.Series) -> pl.Series:
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
         present = column.is_not_null()
         return pl.select(pl.when(present).then(pl.lit("present"))).to_series()
+    if column.dtype == pl.Duration:  # polars writes no durations as text
+        column = column.to_physical()
     return column.cast(pl.String)

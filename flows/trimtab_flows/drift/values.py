@@ -65,15 +65,12 @@ def must_be_number(
     Raises:
         InvalidPolicy: it is none.
     """
-    if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
-        if low < value < high or (not open_ends and value in (low, high)):
-            return
-    allowed = (
-        f"{low:g} or more"
-        if high == math.inf
-        else f"{'between' if open_ends else 'from'} {low:g} {'and' if open_ends else 'to'} {high:g}"
-    )
-    raise InvalidPolicy(f"{owner}: field {name} is {value!r}; it must be a number {allowed}")
+    number = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    within = number and (low < value < high if open_ends else low <= value <= high)  # type: ignore[operator]
+    if not within:
+        allowed = f"between {low:g} and {high:g}" if open_ends else f"from {low:g} to {high:g}"
+        allowed = f"{low:g} or more" if high == math.inf else allowed
+        raise InvalidPolicy(f"{owner}: field {name} is {value!r}; it must be a number {allowed}")
 
 
 def must_be_whole(owner: str, name: str, value: object, low: int) -> None:

@@ -128,6 +128,8 @@ class Stack:
         return {part: url(state, part) for part in (PREFECT, MLFLOW)}
 
     def _up(self, say: Say, asked: Mapping[str, int], running: set[str]) -> None:
+        # What killed parts left behind still holds their ports, and still executes runs that are about to go on.
+        self._stop({one.name for one in SERVICES} - running)
         state = self.folder.read()
         for name in (PREFECT, MLFLOW):
             if name in running and not _goes_on(name, state):
@@ -154,8 +156,7 @@ class Stack:
         usual = {one.name: state.ports.get(one.name, one.usual_port) for one in SERVICES if one.usual_port is not None}
         kept = {name: port for name, port in state.ports.items() if name in running}
         chosen = ports.choose(usual, asked, kept)
-        if WORKER not in running or chosen != state.ports:
-            # Runs whose worker was killed may still be there: they end before any server can hear from them again.
+        if chosen != state.ports:
             self._stop([WORKER])
             running.discard(WORKER)
         state = replace(self.folder.read(), ports=chosen)
