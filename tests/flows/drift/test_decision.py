@@ -1,0 +1,256 @@
+"""The decision: performance decides, drift and age have a say, and anyone can replay it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab_flows.drift.decision import Decision, Evidence, InvalidPolicy, InvalidRecord, Policy, decide
+
+#: A window in which all is well: as good as on the holdout, no drift, a young champion.
+CALM = Evidence(
+    window="2024-05",
+    labelled_rows=10_000,
+    metric="auc",
+    higher_is_better=True,
+    performance=0.70,
+    performance_se=0.005,
+    reference_performance=0.70,
+    reference_se=0.005,
+    input_psi=(("a", 0.01), ("b", 0.02)),
+    prediction_psi=0.01,
+    windows_since_retrain=None,
+    champion_age=1,
+)
+POLICY = Policy(enter_loss=0.05, leave_loss=0.02, drifted_enter_loss=0.03, confidence_z=2, cooldown=2, max_age=6)
+DRIFTED_INPUTS = (("a", 17.0), ("b", 9.0), ("c", 5.0), ("d", 0.3), ("e", 0.01))
+
+
+def after(evidence: Evidence, previous: Decision | None = None, policy: Policy = POLICY, **changes) -> Decision:
+    return decide(replace(evidence, **changes), previous, policy)
+
+
+def alarmed(age: int = 1) -> Decision:
+    return Decision("2024-04", "wait", True, (), age)
+
+
+def test_when_all_is_well_it_waits_and_says_what_it_saw():
+    decision = after(CALM)
+    assert (decision.verdict, decision.retrain, decision.alarmed) == ("wait", False, False)
+    assert decision.reasons == (
+        "auc 0.7000 is 0.0% better than the 0.7000 seen when the champion was made; an alarm begins at 5.0%.",
+    )
+
+
+def test_a_loss_beyond_the_threshold_and_beyond_chance_retrains():
+    decision = after(CALM, performance=0.65)
+    assert decision.retrain
+    assert decision.alarmed
+    assert decision.reasons == (
+        "auc 0.6500 is 7.1% worse than the 0.7000 seen when the champion was made; from 5.0% on that is an alarm.",
+    )
+
+
+def test_a_loss_that_may_be_chance_waits():
+    decision = after(CALM, performance=0.65, performance_se=0.03)
+    assert not decision.retrain
+    assert "may be chance: 2 standard errors are 8.7%" in decision.reasons[0]
+
+
+def test_for_a_metric_where_lower_is_better_a_rise_is_a_loss():
+    lower = replace(CALM, metric="rmse", higher_is_better=False)
+    assert after(lower, performance=0.75).retrain
+    assert not after(lower, performance=0.65).retrain
+
+
+@pytest.mark.parametrize("reference", [0.0, -0.5, -2.0])
+def test_a_reference_of_zero_or_below_is_compared_too(reference: float):
+    low = replace(CALM, metric="r2", reference_performance=reference, performance=reference - 0.5)
+    assert after(low).retrain
+    assert not after(low, performance=reference + 0.5).retrain
+
+
+def test_drift_of_inputs_alone_never_retrains_and_is_named():
+    decision = after(CALM, input_psi=DRIFTED_INPUTS)
+    assert not decision.retrain
+    assert decision.reasons[-1] == (
+        "Inputs that drifted (PSI from 0.25; alone no reason to retrain): a 17.00, b 9.00, c 5.00 and 1 more."
+    )
+
+
+def test_drift_of_predictions_alone_does_not_retrain_but_lowers_the_bar():
+    assert not after(CALM, prediction_psi=5.0).retrain
+    small_loss = replace(CALM, performance=0.67)
+    assert not after(small_loss).retrain
+    decision = after(small_loss, prediction_psi=0.15)
+    assert decision.retrain
+    assert "lower since predictions drifted (PSI 0.15)" in decision.reasons[0]
+
+
+def test_hysteresis_an_alarm_goes_on_below_where_it_began_and_ends_lower():
+    between = replace(CALM, performance=0.675, champion_age=2)
+    assert not after(between).alarmed
+    goes_on = after(between, alarmed())
+    assert goes_on.alarmed
+    assert goes_on.retrain
+    ends = after(CALM, alarmed(), performance=0.69, champion_age=2)
+    assert not ends.alarmed
+    assert not ends.retrain
+    assert "the alarm ends" in ends.reasons[0]
+
+
+def test_a_replaced_champion_starts_without_an_alarm():
+    between = replace(CALM, performance=0.675)
+    assert after(between, alarmed(age=3), champion_age=4).alarmed
+    assert not after(between, alarmed(age=3), champion_age=1).alarmed
+
+
+@pytest.mark.parametrize(("since", "retrain"), [(None, True), (1, False), (2, False), (3, True)])
+def test_cooldown_holds_a_retraining_back_but_not_the_alarm(since: int | None, retrain: bool):
+    decision = after(CALM, performance=0.6, windows_since_retrain=since)
+    assert decision.alarmed
+    assert decision.retrain is retrain
+    assert any("cooldown is 2" in reason for reason in decision.reasons) is not retrain
+
+
+def test_past_its_maximum_age_a_champion_is_retrained_whatever_it_does():
+    assert not after(CALM, champion_age=5).retrain
+    decision = after(CALM, champion_age=6)
+    assert decision.retrain
+    assert not decision.alarmed
+    assert "The champion's data ended 6 windows ago; the limit is 6." in decision.reasons
+    assert not after(CALM, champion_age=600, policy=replace(POLICY, max_age=None)).retrain
+
+
+def test_after_a_refused_challenger_age_counts_from_that_attempt():
+    assert not after(CALM, champion_age=9, windows_since_retrain=3).retrain
+    assert after(CALM, champion_age=12, windows_since_retrain=6).retrain
+
+
+@pytest.mark.parametrize("before", [None, alarmed()])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"performance": None}, "auc is not known in this window"),
+        ({"performance": math.nan}, "auc is not known in this window"),
+        ({"reference_performance": math.nan}, "not known on the rows held back"),
+        ({"labelled_rows": 199, "performance": 0.1}, "199 labelled rows are too few to judge by (200 needed)"),
+    ],
+)
+def test_what_is_not_known_changes_nothing(before: Decision | None, changes: dict[str, float], said: str):
+    decision = decide(replace(CALM, champion_age=2, **changes), before, POLICY)
+    assert decision.alarmed is (before is not None)
+    assert said in decision.reasons[0]
+    assert f"stays {'on' if before else 'off'}" in decision.reasons[0]
+
+
+def test_a_performance_without_standard_errors_is_judged_by_the_threshold_alone():
+    assert after(CALM, performance=0.66, performance_se=0.0, reference_se=math.nan).retrain
+
+
+figures = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
+shares = st.floats(0, 100, allow_nan=False)
+evidences = st.builds(
+    Evidence,
+    window=st.just("2024-05"),
+    labelled_rows=st.integers(0, 10**6),
+    metric=st.just("auc"),
+    higher_is_better=st.booleans(),
+    performance=figures,
+    performance_se=shares,
+    reference_performance=figures,
+    reference_se=shares,
+    input_psi=st.lists(st.tuples(st.sampled_from("abc"), shares), max_size=3).map(tuple),
+    prediction_psi=shares,
+    windows_since_retrain=st.one_of(st.none(), st.integers(0, 50)),
+    champion_age=st.integers(0, 50),
+    input_js=st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), max_size=3).map(tuple),
+    prediction_js=st.floats(0, 1),
+    ordinal=st.one_of(st.none(), st.integers(0, 50)),
+)
+previous = st.one_of(
+    st.none(),
+    st.builds(Decision, st.just("2024-04"), st.just("wait"), st.booleans(), st.just(()), st.integers(0, 50)),
+)
+policies = st.builds(
+    lambda losses, **rest: Policy(leave_loss=losses[0], drifted_enter_loss=losses[1], enter_loss=losses[2], **rest),
+    st.lists(st.floats(0, 1), min_size=3, max_size=3).map(sorted),
+    confidence_z=st.floats(0, 5),
+    cooldown=st.integers(0, 5),
+    max_age=st.one_of(st.none(), st.integers(1, 20)),
+)
+
+
+@given(evidences, previous, policies)
+def test_a_decision_can_be_replayed_from_its_records(evidence: Evidence, before: Decision | None, policy: Policy):
+    decision = decide(evidence, before, policy)
+    kept = [part if part is None else part.to_json() for part in (evidence, before, policy, decision)]
+    for text in filter(None, kept):
+        json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    again = decide(
+        Evidence.from_json(kept[0]), None if kept[1] is None else Decision.from_json(kept[1]), Policy.from_json(kept[2])
+    )
+    assert again == decision == Decision.from_json(kept[3])
+
+
+@given(evidences, previous, policies)
+def test_what_never_happens(evidence: Evidence, before: Decision | None, policy: Policy):
+    decision = decide(evidence, before, policy)
+    assert decision.reasons
+    since = evidence.windows_since_retrain
+    if since is not None and since <= policy.cooldown:
+        assert not decision.retrain
+    too_old = policy.max_age is not None and evidence.champion_age >= policy.max_age
+    if decision.retrain:
+        assert decision.alarmed or too_old
+    # Whatever the inputs did, the verdict is the same.
+    assert decide(replace(evidence, input_psi=DRIFTED_INPUTS), before, policy).verdict == decision.verdict
+
+
+def test_a_policy_is_made_from_some_of_its_fields():
+    assert Policy.from_mapping({"cooldown": 3}) == replace(Policy(), cooldown=3)
+    assert Policy.from_mapping({}) == Policy()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"cooldwn": 3}, "a policy has no field cooldwn; it has enter_loss, leave_loss"),
+        ({"enter_loss": "much"}, "field enter_loss is 'much'; it must be a number 0 or more"),
+        ({"enter_loss": -0.1}, "field enter_loss is -0.1"),
+        ({"prediction_psi": math.nan}, "field prediction_psi is nan"),
+        ({"confidence_z": True}, "field confidence_z is True"),
+        ({"cooldown": 1.5}, "field cooldown is 1.5; it must be a whole number, 0 or more"),
+        ({"min_labelled_rows": 0}, "field min_labelled_rows is 0; it must be a whole number, 1 or more"),
+        ({"max_age": 0}, "field max_age is 0"),
+        ({"leave_loss": 0.5}, "field leave_loss is 0.5; it must not be above drifted_enter_loss"),
+        ({"drifted_enter_loss": 0.5}, "field drifted_enter_loss is 0.5; it must not be above enter_loss"),
+    ],
+)
+def test_a_bad_policy_is_refused_by_field(fields: dict[str, object], said: str):
+    with pytest.raises(InvalidPolicy) as refused:
+        Policy.from_mapping(fields)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        (Evidence, "no json", "this is no evidence"),
+        (Evidence, "[]", "this is no evidence: it is a list"),
+        (Evidence, '{"window": "2024-05"}', "evidence lacks the field labelled_rows"),
+        (Evidence, '{"input_psi": [1]}', "field input_psi must list pairs"),
+        (Decision, '{"window": "2024-05"}', "field verdict is None; it must be retrain or wait"),
+        (Decision, '{"verdict": "wait", "alarm": 1}', "decision has no field alarm"),
+        (Policy, "[]", "this is no policy"),
+    ],
+)
+def test_a_record_of_something_else_is_refused(kind: type, text: str, said: str):
+    with pytest.raises(InvalidRecord) as refused:
+        kind.from_json(text)
+    assert said in str(refused.value)
