@@ -1,4 +1,4 @@
-"""The toy recipe with stops: where a named pipe lies in the working directory, it says so there and waits to be killed."""
+"""The toy recipe with stops: where a named pipe lies, it says so there and waits to be killed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from toy_recipe import ROWS, Toy
 
+from toy_recipe import ROWS, Toy
 from trimtab_flows.recipe import Resources
 from trimtab_flows.windows import Window
 

@@ -1,4 +1,4 @@
-"""A recipe that trains in milliseconds, on numbers made from the window alone: the concept turns round in April 2024."""
+"""A recipe that trains in milliseconds, on numbers made from the window alone: it turns round in April 2024."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class NotIngested(LookupError):
 
 @dataclass(frozen=True)
 class Entry:
-    """The snapshot of one window of one table, the rows it has, and the lineage node of the model that made it, if any."""
+    """The snapshot of one window of one table, its rows, and the lineage node of the model that made it, if any."""
 
     subject: str
     table: str

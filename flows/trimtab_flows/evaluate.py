@@ -99,7 +99,7 @@ def evaluate(recipe: str, challenger: int, champion: int | None = None, windows:
     if incumbent is not None and incumbent.version == candidate.version:
         if windows is None and "trimtab.gate" in candidate.tags:
             # It was let through before, on these very rows; it is not compared with itself.
-            return Evaluation(**tracking.read_json(candidate.run_id, EVALUATION))
+            return Evaluation(**tracking.read_json(tracking.training_run(candidate), EVALUATION))
         incumbent = None
     chosen = windows or candidate.tags["trimtab.windows"]
     since = Window.parse(windows).start_time if windows else datetime.fromisoformat(candidate.tags["trimtab.cut"])
@@ -109,7 +109,7 @@ def evaluate(recipe: str, challenger: int, champion: int | None = None, windows:
     if windows:
         digests = tuple(catalog.get("features", each).digest for each in Window.parse(chosen).split(found.cadence))
     else:
-        run = tracking.client().get_run(candidate.run_id)
+        run = tracking.client().get_run(tracking.training_run(candidate))
         digests = tuple(
             digest for label, digest in tracking.logged_inputs(run).items() if Window.parse(label).end_time > since
         )
@@ -135,7 +135,7 @@ def _scores(recipe: Recipe, version: int, rows: pl.DataFrame) -> np.ndarray:
 def _publish(evaluation: Evaluation) -> None:
     """The verdict where people look: on the model version, in its run, and in the Prefect UI."""
     api, version = tracking.client(), str(evaluation.challenger)
-    run_id = tracking.model_version(evaluation.model, version).run_id
+    run_id = tracking.training_run(tracking.model_version(evaluation.model, version))
     api.log_dict(run_id, evaluation.model_dump(), EVALUATION)
     differences = {
         f"gate/{name}_difference": figures["difference"]

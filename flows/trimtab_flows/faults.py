@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 from mlflow.exceptions import MlflowException
-from prefect.states import State, get_state_exception
+from prefect.client.schemas.objects import State
+from prefect.states import get_state_exception
 
 __all__ = ["RETRIES", "can_pass", "is_transient"]
 

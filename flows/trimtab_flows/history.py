@@ -93,7 +93,7 @@ def outcome_of(name: str, decision: str) -> Outcome | None:
                 version=int(version.version),
                 promoted=version.tags["trimtab.outcome"] == "promoted",
                 reason=version.tags.get("trimtab.reason", ""),
-                run_id=version.run_id,
+                run_id=tracking.training_run(version),
             )
     return None
 

@@ -117,7 +117,7 @@ def _log_drift(
     """Compare the window with what the model was trained on; metrics ``drift/psi/...`` and ``drift/js/...``."""
     recipe = loaded.recipe
     trained = tracking.model_version(recipe.name, version)
-    reference = Reference.from_json(json.dumps(tracking.read_json(trained.run_id, REFERENCE)))
+    reference = Reference.from_json(json.dumps(tracking.read_json(tracking.training_run(trained), REFERENCE)))
     signals = measure(reference, frame, predictions.get_column(SCORE).to_numpy())
     metrics = {f"drift/{signal.kind}/{signal.column}": signal.value for signal in signals}
     tracking.log_metrics(run_id, metrics, step=_step(recipe, window))
@@ -138,7 +138,7 @@ def _evidence(
     performance = float(metric.function(labels, scores))
     known = bool(np.isfinite(performance))
     trained = tracking.model_version(recipe.name, version)
-    held_out = tracking.client().get_run(trained.run_id).data.metrics
+    held_out = tracking.client().get_run(tracking.training_run(trained)).data.metrics
     psi = {signal.column: signal.value for signal in signals if signal.kind == "psi"}
     cut = datetime.fromisoformat(trained.tags["trimtab.cut"])
     return Evidence(
@@ -188,8 +188,8 @@ def _log_decision(run_id: str, recipe: Recipe, window: Window, evidence: Evidenc
         "trimtab.reasons": "\n".join(decision.reasons),
         "trimtab.retrain_on": retrain_on,
     }
-    for tag, value in tags.items():
-        api.set_tag(run_id, tag, value)
+    for tag, text in tags.items():
+        api.set_tag(run_id, tag, text)
     verdict = "Retrain" if decision.retrain else "Keep"
     create_markdown_artifact(
         markdown="\n".join(

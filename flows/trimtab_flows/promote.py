@@ -28,8 +28,8 @@ class Promoted(BaseModel, frozen=True):
 
 
 @task(task_run_name="point champion at {version}", **RETRIES)
-def point_champion(name: str, version: int, previous: int | None) -> None:
-    """Move the alias. ``previous`` is what a rollback puts back."""
+def point_champion(name: str, version: int) -> None:
+    """Move the alias; a rollback of the transaction around it puts the earlier one back."""
     tracking.client().set_registered_model_alias(name, tracking.CHAMPION, str(version))
 
 
@@ -54,7 +54,7 @@ def try_champion(recipe: str, version: int) -> None:
     serving = tracking.model_version(found.name, tracking.CHAMPION)
     if int(serving.version) != version:
         raise RuntimeError(f"{found.name}: the alias champion names version {serving.version}, not {version}")
-    run = tracking.client().get_run(serving.run_id)
+    run = tracking.client().get_run(tracking.training_run(serving))
     newest = max(tracking.logged_inputs(run).items(), key=lambda item: Window.parse(item[0]))[1]
     rows = runtime.library().get(newest).tail(100)
     scores = np.asarray(found.predict(tracking.load_model(found.name, version, found.flavor), rows))
@@ -93,7 +93,7 @@ def promote(recipe: str, version: int, force: bool = False) -> Promoted:
     with transaction() as moving:
         moving.set("name", name)
         moving.set("previous", previous)
-        point_champion(name, version, previous)
+        point_champion(name, version)
         try_champion(recipe, version)
     tracking.client().set_model_version_tag(name, str(version), "trimtab.outcome", "promoted")
     get_run_logger().info("%s: version %s is champion%s", name, version, f", after {previous}" if previous else "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -84,7 +84,7 @@ class Recipe(ABC):
     def load(self, window: Window) -> Mapping[str, pl.DataFrame]:
         """The raw tables of a window, by name, as they are at the source."""
 
-    def version(self, window: Window) -> str | None:
+    def version(self, window: Window) -> str | None:  # noqa: ARG002 - a recipe overrides it
         """A text that changes whenever what ``load`` would return changes (an ETag, a table version).
 
         None, the default: unknown, so the source is read each time the window is ingested.

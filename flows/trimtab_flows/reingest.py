@@ -27,7 +27,7 @@ def combine(accepted: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     if missing:
         raise ValueError(f"the mended rows lack the columns {', '.join(missing)}; keep all columns of the quarantine")
     try:
-        return pl.concat([accepted, rows.select(accepted.columns).cast(dict(accepted.schema))])
+        return pl.concat([accepted, rows.select(accepted.columns).cast(accepted.schema)])
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"the mended rows do not have the table's types: {error}") from error
 
@@ -38,13 +38,14 @@ def read_rows(path: Path) -> pl.DataFrame:
     Raises:
         ValueError: the file is neither, or cannot be read.
     """
-    readers = {".csv": pl.read_csv, ".parquet": pl.read_parquet}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: mended rows come as .csv or .parquet")
     try:
-        return readers[path.suffix](path)
+        if path.suffix == ".csv":
+            return pl.read_csv(path, try_parse_dates=True)
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    raise ValueError(f"{path}: mended rows come as .csv or .parquet")
 
 
 @task(task_run_name="join {table} {window}", **RETRIES)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel
@@ -15,7 +13,7 @@ from trimtab_flows.ingest import FEATURES
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.manifest import collect, compare, compare_metrics
 from trimtab_flows.manifest import load as load_manifest
-from trimtab_flows.recipe import Recipe, Resources
+from trimtab_flows.recipe import Resources
 from trimtab_flows.steps.fitting import fit
 from trimtab_flows.train import join_features
 from trimtab_flows.windows import Window

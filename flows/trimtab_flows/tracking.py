@@ -40,6 +40,7 @@ __all__ = [
     "register",
     "runs_of_stage",
     "stage_key",
+    "training_run",
 ]
 
 #: The registry alias of the version in service.
@@ -143,7 +144,9 @@ def log_inputs(run_id: str, inputs: Mapping[str, str], source: str) -> None:
 
     datasets = []
     for name, digest in inputs.items():
-        dataset = MetaDataset(HTTPDatasetSource(f"{source}#{digest}"), name=name, digest=digest[:36])
+        address = HTTPDatasetSource(f"{source}#{digest}")  # type: ignore[no-untyped-call]
+        # Declared abstract, made to be instantiated: MLflow's own documentation does.
+        dataset = MetaDataset(address, name=name, digest=digest[:36])  # type: ignore[abstract]
         datasets.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", name)]))
     api = client()
     api.log_inputs(run_id, datasets)
@@ -191,6 +194,17 @@ def register(name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> 
     for version in api.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         return version
     return api.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id, tags=dict(tags))
+
+
+def training_run(version: ModelVersion) -> str:
+    """Id of the run that trained a version.
+
+    Raises:
+        NoSuchModel: the version was registered by hand, without a run.
+    """
+    if not version.run_id:
+        raise NoSuchModel(f"model {version.name!r} version {version.version} has no training run in MLflow")
+    return str(version.run_id)
 
 
 def champion(name: str) -> ModelVersion | None:

@@ -75,8 +75,8 @@ class Window:
         for cadence, form in cadences:
             first, last = Window.containing(self.start, cadence), Window.containing(last_day, cadence)
             if (first.start, last.end) == (self.start, self.end):
-                break
-        return first.start.strftime(form) if first == last else f"{first.start:{form}}..{last.start:{form}}"
+                return f"{first.start:{form}}" if first == last else f"{first.start:{form}}..{last.start:{form}}"
+        raise AssertionError("every window is made of whole days")
 
     @property
     def start_time(self) -> datetime:

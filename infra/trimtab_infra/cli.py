@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something failed, 2 what was asked cannot be done as asked
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import signal
@@ -226,9 +227,7 @@ def _check_request(recipe: str, window: str) -> None:
 def _mount_bench() -> None:
     """`trimtab bench`, where its package is installed."""
     if importlib.util.find_spec("trimtab_infra.bench"):
-        from trimtab_infra.bench import app as bench
-
-        app.add_typer(bench, name="bench")
+        app.add_typer(importlib.import_module("trimtab_infra.bench").app, name="bench")
 
 
 def _crash_log() -> Path:

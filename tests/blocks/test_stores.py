@@ -13,10 +13,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from blocks.store_suite import StoreSuite
 from prefect.blocks.core import Block
 
 import trimtab_blocks.stores as stores
+from blocks.store_suite import StoreSuite
 from trimtab_blocks.stores import DirectoryStore, Store, StoreUnavailable
 
 

@@ -9,18 +9,18 @@ import polars as pl
 import pytest
 
 from trimtab_flows import runtime, tracking
+from trimtab_flows.catalog import NotIngested
 from trimtab_flows.contracts.contract import ContractRefused
 from trimtab_flows.evaluate import evaluate
 from trimtab_flows.history import outcome_of
 from trimtab_flows.ingest import ingest
-from trimtab_flows.catalog import NotIngested
 from trimtab_flows.promote import NotAllowed, promote
 from trimtab_flows.reingest import reingest
 from trimtab_flows.replay import NotReplayable, replay
 from trimtab_flows.retrain import retrain
 from trimtab_flows.score import score
-from trimtab_flows.train import train
 from trimtab_flows.tracking import NoSuchModel
+from trimtab_flows.train import train
 from trimtab_flows.windows import Window
 
 pytestmark = pytest.mark.usefixtures("connected")
@@ -65,7 +65,7 @@ def test_rows_that_fail_again_are_in_quarantine_again() -> None:
 
 
 def test_a_refused_table_stops_the_run_and_records_nothing() -> None:
-    with pytest.raises(ContractRefused, match="'events'.*'x'.*missing"):
+    with pytest.raises(ContractRefused, match=r"'events'.*'x'.*missing"):
         ingest("toy_recipe:missing_column", "2024-01")
     assert runtime.catalog("toy-missing-column").find("features", Window.parse("2024-01")) is None
 
@@ -162,5 +162,5 @@ def test_a_moment_in_the_future_is_refused() -> None:
         .with_columns(at=pl.lit(datetime(2025, 1, 1)).cast(pl.Datetime("us")))
     )
     landed = runtime.library().put(frame).digest
-    with pytest.raises(ContractRefused, match="'at'.*later than 2024-02-01"):
+    with pytest.raises(ContractRefused, match=r"'at'.*later than 2024-02-01"):
         ingest(TOY, window.label, {"events": landed})

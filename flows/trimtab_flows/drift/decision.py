@@ -135,7 +135,7 @@ class Policy:
     confidence_z: float = 1.0
     cooldown: int = 1
     min_labelled_rows: int = 200
-    max_age: int | None = 4
+    max_age: int | None = 3
 
     def __post_init__(self) -> None:
         for name in ("enter_loss", "leave_loss", "drifted_enter_loss", "prediction_psi", "input_psi", "confidence_z"):

@@ -32,7 +32,7 @@ __all__ = ["Flights", "flights"]
 TIME = pl.Datetime("us")
 ORIGINS = ["EWR", "JFK", "LGA"]
 WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
-KEY = {"scheduled": TIME, "carrier": pl.String, "flight": pl.Int64, "origin": pl.String}
+KEY: Mapping[str, Any] = {"scheduled": TIME, "carrier": pl.String, "flight": pl.Int64, "origin": pl.String}
 
 RAW_FLIGHTS = pa.DataFrameSchema(
     {
@@ -115,7 +115,7 @@ def _read(source: Path | bytes) -> pl.DataFrame:
     return pl.read_csv(source, null_values=["NA", ""], infer_schema_length=None)
 
 
-def _local(frame: pl.DataFrame, minute: pl.Expr) -> pl.Expr:
+def _local(minute: pl.Expr) -> pl.Expr:
     """The local clock time of a row, without a zone, as the data's days are counted."""
     return pl.datetime("year", "month", "day", "hour", minute).dt.cast_time_unit("us")
 
@@ -128,11 +128,11 @@ def _tables() -> dict[str, pl.DataFrame]:
     weather, planes = _read(_folder() / "weather.csv"), _read(_folder() / "planes.csv")
     hour = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us")
     return {
-        "flights": flown.with_columns(time_hour=hour, scheduled=_local(flown, pl.col("minute"))).select(
+        "flights": flown.with_columns(time_hour=hour, scheduled=_local(pl.col("minute"))).select(
             RAW_FLIGHTS.columns.keys()
         ),
         "weather": weather.with_columns(
-            pl.col("wind_dir").cast(pl.Float64), time_hour=hour, local=_local(weather, pl.lit(0))
+            pl.col("wind_dir").cast(pl.Float64), time_hour=hour, local=_local(pl.lit(0))
         ).select(RAW_WEATHER.columns.keys()),
         "planes": planes.select(RAW_PLANES.columns.keys()),
     }
@@ -157,7 +157,7 @@ class Flights(Recipe):
         "feature_fraction": 0.7,
         "lambda_l2": 10.0,
     }
-    # One thread: on cores that others use too, the threads of one model wait for each other (14 times slower, measured).
+    # One thread: on cores that others use too, the threads of a model wait for each other (measured: 14 times slower).
     resources: Mapping[str, Any] = {"cpus": 1, "memory_mib": 1024}
     flavor = "lightgbm"
     raw: Mapping[str, Contract] = {

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from flows.snapshots.interrupted_put import COMMITTED, STEPS, table
 from polars.testing import assert_frame_equal
 
+from flows.snapshots.interrupted_put import COMMITTED, STEPS, table
 from trimtab_blocks.stores import DirectoryStore
 from trimtab_flows.snapshots.digest import UnsupportedColumn, content_digest
 from trimtab_flows.snapshots.library import (
