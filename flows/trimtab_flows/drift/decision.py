@@ -121,7 +121,8 @@ class Policy:
         cooldown: windows after a decision to retrain in which there is no other.
         min_labelled_rows: fewer say nothing about performance.
         max_age: windows after which a champion is retrained whatever it does, counted from the end of its data or from
-            the last decision to retrain, whichever is later. None: never for its age.
+            the last decision to retrain, whichever is later. Three months, for a model that is looked at monthly; raise
+            it where windows are shorter. None: never for its age.
 
     Raises:
         InvalidPolicy: a value that is not allowed; the message names the field.

