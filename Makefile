@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Set in some images: without byte code every process that starts imports Prefect five times slower.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-long check fmt constraints clean
+.PHONY: run test test-long coverage check fmt constraints clean
 
 run: $(READY)
 	@$(BIN)/trimtab demo --state $(STATE) $(if $(KEEP),--keep) $(if $(FRESH),--fresh) $(if $(THROUGH),--through $(THROUGH))
@@ -20,6 +20,9 @@ test: $(READY)
 
 test-long: $(READY)
 	@$(BIN)/python -m pytest tests
+
+coverage: $(READY)
+	@$(BIN)/python -m pytest tests -m "not long" --cov --cov-report=term-missing:skip-covered
 
 check: $(READY)
 	$(BIN)/ruff check .
