@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from trimtab_flows.metrics import auc, brier, log_loss, mae, rmse
+from trimtab_flows.metrics import accuracy, auc, brier, log_loss, mae, rmse
 from trimtab_flows.recipe import Metric
 
 CLASSIFYING = [(auc, sk.roc_auc_score), (log_loss, sk.log_loss), (brier, sk.brier_score_loss)]
 REGRESSING = [(rmse, sk.root_mean_squared_error), (mae, sk.mean_absolute_error)]
-ALL = [auc, log_loss, brier, rmse, mae]
+ALL = [auc, accuracy, log_loss, brier, rmse, mae]
 
 
 def _name(part: object) -> str:
@@ -97,3 +97,21 @@ def _seconds(labels: np.ndarray, scores: np.ndarray) -> float:
     start = time.perf_counter()
     auc.function(labels, scores)
     return time.perf_counter() - start
+
+
+def test_accuracy_is_the_share_on_the_right_side_of_a_half():
+    for rows in (10, 1_000):
+        labels, scores = sample(rows, seed=rows)
+        assert accuracy.function(labels, scores) == sk.accuracy_score(labels, scores > 0.5)
+
+
+@pytest.mark.parametrize("metric", ALL, ids=lambda metric: metric.name)
+def test_a_nan_among_scores_or_labels_makes_the_metric_nan(metric: Metric):
+    labels, scores = sample(100)
+    for place in (int(np.argmax(labels)), int(np.argmin(labels))):
+        broken = scores.copy()
+        broken[place] = np.nan
+        assert math.isnan(metric.function(labels, broken))
+    broken = labels.copy()
+    broken[0] = np.nan
+    assert math.isnan(metric.function(broken, scores))

@@ -1,0 +1,127 @@
+"""The year of flights through the recipe, the decision and the gate, all with their defaults: it pays to watch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import polars as pl
+import pytest
+
+from trimtab_flows.contracts.check import check
+from trimtab_flows.drift.decision import Decision, Evidence, Policy, decide
+from trimtab_flows.drift.gate import GateVerdict, gate, standard_error
+from trimtab_flows.drift.signals import PREDICTION, Reference, fit_reference, measure
+from trimtab_flows.recipe import Resources
+from trimtab_flows.recipes.flights import flights
+from trimtab_flows.steps.fitting import Fitted, fit
+from trimtab_flows.steps.split import labelled
+from trimtab_flows.windows import Window
+
+MONTHS = tuple(Window.parse("2013-01..2013-12").split("month"))
+METRIC = flights.metrics[0]
+
+
+@cache
+def features(month: int) -> pl.DataFrame:
+    window = MONTHS[month - 1]
+    tables = flights.load(window)
+    accepted = {
+        name: check(contract, tables[name], as_of=window.end_time).accepted_or_raise()
+        for name, contract in flights.raw.items()
+    }
+    return check(flights.features, flights.build(accepted), as_of=window.end_time).accepted_or_raise()
+
+
+@cache
+def trained(last: int) -> Fitted:
+    """A model of January to this month, less the holdout."""
+    frame = pl.concat([features(month) for month in range(1, last + 1)])
+    return fit(flights, frame, MONTHS[last - 1].end_time, flights.parameters, 0, Resources(cpus=1))
+
+
+@cache
+def reference(last: int) -> Reference:
+    fitted = trained(last)
+    return fit_reference(fitted.split.training, flights.inputs, fitted.predictions.get_column("score").to_numpy())
+
+
+def labels(rows: pl.DataFrame) -> np.ndarray:
+    return rows.get_column("late").cast(pl.Float64).to_numpy()
+
+
+def days(rows: pl.DataFrame) -> np.ndarray:
+    return rows.get_column("scheduled").dt.date().to_numpy()
+
+
+def performance(model: int, month: int) -> float:
+    rows = labelled(features(month), flights)
+    return METRIC.function(labels(rows), flights.predict(trained(model).model, rows))
+
+
+def evidence(champion: int, month: int, last_retrain: int | None) -> Evidence:
+    rows, holdout, model = labelled(features(month), flights), trained(champion).split.holdout, trained(champion).model
+    signals = measure(reference(champion), features(month), flights.predict(model, features(month)))
+    psi = {signal.column: signal.value for signal in signals if signal.kind == "psi"}
+    return Evidence(
+        window=MONTHS[month - 1].label,
+        labelled_rows=rows.height,
+        metric=METRIC.name,
+        higher_is_better=METRIC.higher_is_better,
+        performance=performance(champion, month),
+        performance_se=standard_error(labels(rows), flights.predict(model, rows), METRIC, 0, days(rows), 50),
+        reference_performance=trained(champion).metrics[METRIC.name],
+        reference_se=standard_error(labels(holdout), flights.predict(model, holdout), METRIC, 0, days(holdout), 50),
+        input_psi=tuple(sorted((column, value) for column, value in psi.items() if column != PREDICTION)),
+        prediction_psi=psi[PREDICTION],
+        windows_since_retrain=None if last_retrain is None else month - last_retrain,
+        champion_age=month - champion,
+    )
+
+
+def judged(challenger: int, champion: int | None) -> GateVerdict:
+    rows = trained(challenger).split.holdout
+    old = None if champion is None else flights.predict(trained(champion).model, rows)
+    new = flights.predict(trained(challenger).model, rows)
+    return gate(labels(rows), old, new, flights.metrics, groups=days(rows))
+
+
+@dataclass
+class Year:
+    """What came of each month."""
+
+    ours: list[float] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    verdicts: list[GateVerdict] = field(default_factory=list)
+
+
+def lived(policy: Policy) -> Year:
+    year, champion, last_retrain = Year(), flights.bootstrap_windows, None
+    for month in range(champion + 1, 13):
+        found = evidence(champion, month, last_retrain)
+        year.ours.append(performance(champion, month))
+        year.decisions.append(decide(found, year.decisions[-1] if year.decisions else None, policy))
+        if year.decisions[-1].retrain:
+            last_retrain = month
+            year.verdicts.append(judged(month, champion))
+            champion = month if year.verdicts[-1].promote else champion
+    return year
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_year_of_flights_with_every_default():
+    assert judged(flights.bootstrap_windows, None).promote
+    year = lived(Policy())
+    frozen = [performance(2, month) for month in range(3, 13)]
+    monthly = [performance(month - 1, month) for month in range(3, 13)]
+    for decision, ours in zip(year.decisions, year.ours, strict=True):
+        print(f"{decision.window} {ours:.4f} {decision.verdict:8}", *decision.reasons)
+    print(*(verdict.reason for verdict in year.verdicts), sep="\n")
+    means = [float(np.mean(values)) for values in (frozen, year.ours, monthly)]
+    print(f"mean AUC: frozen {means[0]:.4f}, ours {means[1]:.4f}, retrained every month {means[2]:.4f}")
+    assert 3 <= len(year.verdicts) <= 6
+    assert {verdict.promote for verdict in year.verdicts} == {True, False}
+    # More than half of what retraining every month gains, for less than half of its retrainings.
+    assert means[0] + (means[2] - means[0]) / 2 < means[1]
