@@ -78,6 +78,7 @@ def test_auc_turned_round_is_the_rest_to_one(rows: list[tuple[bool, int]]):
 def test_directions():
     assert {metric.name: metric.higher_is_better for metric in ALL} == {
         "auc": True,
+        "accuracy": True,
         "log_loss": False,
         "brier": False,
         "rmse": False,

@@ -111,6 +111,10 @@ def _pairs(name: str, value: Any) -> tuple[tuple[str, float], ...]:
 class Policy:
     """When a model is retrained. Counted in windows of the recipe's cadence.
 
+    The defaults were chosen on one series, the monthly flights of 2013, and are reported on it too. Most of what they
+    gain there comes from ``max_age`` (mean AUC of five seeds .696 with 3 windows, .685 with 4, .676 never retrained),
+    and a gated calendar of March, June, September and December gains a little more (.699).
+
     Attributes:
         enter_loss: an alarm begins when performance is worse than the reference by this share of it ...
         leave_loss: ... and ends when it is worse by less than this.

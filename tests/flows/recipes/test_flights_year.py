@@ -1,4 +1,7 @@
-"""The year of flights through the recipe, the decision and the gate, all with their defaults: it pays to watch."""
+"""The year of flights through the recipe, the decision and the gate, all with their defaults.
+
+The defaults were chosen on this same year: this shows that the parts work together, not how good they are elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -123,5 +126,5 @@ def test_a_year_of_flights_with_every_default():
     print(f"mean AUC: frozen {means[0]:.4f}, ours {means[1]:.4f}, retrained every month {means[2]:.4f}")
     assert 3 <= len(year.verdicts) <= 6
     assert {verdict.promote for verdict in year.verdicts} == {True, False}
-    # More than half of what retraining every month gains, for less than half of its retrainings.
-    assert means[0] + (means[2] - means[0]) / 2 < means[1]
+    # With seed 0 three quarters of what retraining every month gains; with seeds 1, 2 and 4 a little under a half.
+    assert means[0] < means[1]
