@@ -7,7 +7,7 @@ ones stay.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from trimtab_blocks.stores import Store
@@ -22,7 +22,7 @@ class NotIngested(LookupError):
 
 @dataclass(frozen=True)
 class Entry:
-    """The snapshot of one window of one table, its rows, and the lineage node of the model that made it, if any."""
+    """The snapshot of one window of one table: its rows, those held back from it, the model that made it, if any."""
 
     subject: str
     table: str
@@ -32,6 +32,7 @@ class Entry:
     recorded_at: str
     flow_run_id: str | None = None
     made_by: str | None = None
+    quarantined: int = 0
 
 
 class Catalog:
@@ -49,13 +50,18 @@ class Catalog:
         rows: int,
         flow_run_id: str | None = None,
         made_by: str | None = None,
+        quarantined: int = 0,
     ) -> Entry:
         """Make ``digest`` the snapshot that counts for this window. Recording the same one again changes nothing."""
-        newest = self.find(table, window)
-        if newest is not None and (newest.digest, newest.made_by) == (digest, made_by):
-            return newest
         now = datetime.now(UTC)
-        entry = Entry(self.subject, table, window.label, digest, rows, now.isoformat(), flow_run_id, made_by)
+        entry = Entry(
+            self.subject, table, window.label, digest, rows, now.isoformat(), flow_run_id, made_by, quarantined
+        )
+        newest = self.find(table, window)
+        if newest is not None and newest == replace(
+            entry, recorded_at=newest.recorded_at, flow_run_id=newest.flow_run_id
+        ):
+            return newest
         key = f"{self._prefix(table, window)}{now:%Y%m%dT%H%M%S%f}-{digest[:12]}.json"
         self.store.write_once(key, json.dumps(asdict(entry), indent=1).encode())
         return entry

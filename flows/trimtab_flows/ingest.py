@@ -141,7 +141,7 @@ def record(subject: str, window: Window, tables: tuple[Checked, ...]) -> None:
     """Make these snapshots the ones that count for this window."""
     catalog, run = runtime.catalog(subject), runtime.flow_run_id()
     for checked in tables:
-        catalog.record(checked.table, window, checked.accepted, checked.rows, run)
+        catalog.record(checked.table, window, checked.accepted, checked.rows, run, quarantined=checked.quarantined_rows)
         if checked.quarantined:
             quarantine = checked.table.replace("raw.", "quarantine.", 1)
             catalog.record(quarantine, window, checked.quarantined, checked.quarantined_rows, run)

@@ -17,14 +17,14 @@ from trimtab_flows import runtime, tracking
 from trimtab_flows.drift.charts import drift_markdown, drift_svg
 from trimtab_flows.drift.decision import Decision, Evidence, Policy, decide
 from trimtab_flows.drift.gate import standard_error
-from trimtab_flows.drift.signals import Reference, Signal, measure
+from trimtab_flows.drift.signals import PREDICTION, Reference, Signal, measure
 from trimtab_flows.faults import RETRIES
 from trimtab_flows.history import MONITOR, monitored_windows
 from trimtab_flows.ingest import FEATURES
 from trimtab_flows.loading import LoadedRecipe, load_recipe
 from trimtab_flows.recipe import Recipe
 from trimtab_flows.score import PREDICTIONS
-from trimtab_flows.steps.predictions import SCORE, scored_labels
+from trimtab_flows.steps.predictions import SCORE, Scored, scored_labels
 from trimtab_flows.train import REFERENCE
 from trimtab_flows.windows import Window
 
@@ -56,7 +56,7 @@ def measure_and_decide(recipe: str, window: str, policy: dict[str, Any]) -> Moni
     experiment = tracking.monitoring_experiment(name)
     run = tracking.find_run(experiment, key)
     if run is None:
-        quarantined = sum(_quarantined(loaded.recipe, period))
+        quarantined = _quarantined(loaded.recipe, period)
         tags = {"trimtab.window": window, "trimtab.model_version": str(version), "trimtab.recipe": recipe}
         with tracking.open_run(experiment, MONITOR, key, f"monitor {window}", tags) as opened:
             run_id = opened.info.run_id
@@ -64,13 +64,16 @@ def measure_and_decide(recipe: str, window: str, policy: dict[str, Any]) -> Moni
             frame = runtime.library().get(features.digest)
             scores = runtime.library().get(predictions.digest)
             signals = _log_drift(run_id, loaded, version, frame, scores, period)
-            labels, label_scores = scored_labels(loaded.recipe, frame, scores)
-            evidence = _evidence(loaded.recipe, period, version, labels, label_scores, signals)
+            seen = scored_labels(loaded.recipe, frame, scores)
+            evidence = _evidence(loaded.recipe, period, version, seen, signals)
             figures = {
                 "data/rows": frame.height,
                 "data/quarantined": quarantined,
-                "data/labelled": len(labels),
-                **{f"performance/{each.name}": each.function(labels, label_scores) for each in loaded.recipe.metrics},
+                "data/labelled": len(seen.labels),
+                **{
+                    f"performance/{each.name}": each.function(seen.labels, seen.scores)
+                    for each in loaded.recipe.metrics
+                },
             }
             tracking.log_metrics(run_id, figures, step=_step(loaded.recipe, period))
             _log_decision(run_id, loaded.recipe, period, evidence, Policy.from_mapping(policy))
@@ -99,11 +102,11 @@ def monitor(recipe: str, window: str, policy: dict[str, Any] | None = None) -> M
     return monitored
 
 
-def _quarantined(recipe: Recipe, window: Window) -> list[int]:
-    """Rows in quarantine, by raw table."""
+def _quarantined(recipe: Recipe, window: Window) -> int:
+    """Rows of the window that are in quarantine, over all tables."""
     catalog = runtime.catalog(recipe.name)
-    entries = [catalog.find(f"quarantine.{table}", window) for table in recipe.raw]
-    return [entry.rows for entry in entries if entry is not None]
+    entries = [catalog.find(table, window) for table in (FEATURES, *(f"raw.{table}" for table in recipe.raw))]
+    return sum(entry.quarantined for entry in entries if entry is not None)
 
 
 def _step(recipe: Recipe, window: Window) -> int:
@@ -130,28 +133,29 @@ def _log_drift(
     return signals
 
 
-def _evidence(
-    recipe: Recipe, window: Window, version: int, labels: np.ndarray, scores: np.ndarray, signals: tuple[Signal, ...]
-) -> Evidence:
-    """All that the decision may look at: labels and scores of shape (labelled rows,), and drift."""
+def _evidence(recipe: Recipe, window: Window, version: int, seen: Scored, signals: tuple[Signal, ...]) -> Evidence:
+    """All that the decision may look at."""
     metric = recipe.metrics[0]
-    performance = float(metric.function(labels, scores))
+    performance = float(metric.function(seen.labels, seen.scores))
     known = bool(np.isfinite(performance))
     trained = tracking.model_version(recipe.name, version)
     held_out = tracking.client().get_run(tracking.training_run(trained)).data.metrics
-    psi = {signal.column: signal.value for signal in signals if signal.kind == "psi"}
+    psi, js = ({signal.column: signal.value for signal in signals if signal.kind == kind} for kind in ("psi", "js"))
     cut = datetime.fromisoformat(trained.tags["trimtab.cut"])
     return Evidence(
         window=window.label,
-        labelled_rows=len(labels),
+        labelled_rows=len(seen.labels),
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
         performance=performance if known else None,
-        performance_se=standard_error(labels, scores, metric, seed=0) if known else 0.0,
+        performance_se=standard_error(seen.labels, seen.scores, metric, seed=0, groups=seen.days) if known else 0.0,
         reference_performance=held_out.get(f"holdout/{metric.name}"),
         reference_se=held_out.get(f"holdout_se/{metric.name}", 0.0),
-        input_psi=tuple(sorted((column, value) for column, value in psi.items() if column != "prediction")),
-        prediction_psi=psi.get("prediction", 0.0),
+        input_psi=tuple(sorted((column, value) for column, value in psi.items() if column != PREDICTION)),
+        prediction_psi=psi.get(PREDICTION, 0.0),
+        input_js=tuple(sorted((column, value) for column, value in js.items() if column != PREDICTION)),
+        prediction_js=js.get(PREDICTION, 0.0),
+        ordinal=_step(recipe, window),
         windows_since_retrain=_since_retrain(recipe, window),
         champion_age=sum(1 for _ in Window(min(cut.date(), window.start), window.end).split(recipe.cadence)) - 1,
     )

@@ -147,12 +147,12 @@ def _train_and_log(
 def _log_fitted(run_id: str, recipe: Recipe, fitted: Fitted, manifest: Manifest) -> None:
     """Log metrics, drift reference, manifest and model of a training run."""
     split = fitted.split
-    labels, scores = scored_labels(recipe, split.holdout, fitted.predictions)
+    held = scored_labels(recipe, split.holdout, fitted.predictions)
     deciding = recipe.metrics[0]
     others = {
         "train/rows": split.training.height,
         "holdout/rows": split.holdout.height,
-        f"holdout_se/{deciding.name}": standard_error(labels, scores, deciding, seed=0),
+        f"holdout_se/{deciding.name}": standard_error(held.labels, held.scores, deciding, seed=0, groups=held.days),
     }
     tracking.log_metrics(run_id, {f"holdout/{name}": value for name, value in fitted.metrics.items()} | others)
     api = tracking.client()

@@ -52,6 +52,8 @@ def test_bad_rows_are_held_back_with_their_reason_and_come_back_when_mended(tmp_
     rows.with_columns(x=pl.lit(0.5)).write_parquet(mended)
     whole = reingest("toy_recipe:bad_rows", "2024-01", "events", str(mended))
     assert (whole.quarantined_rows, whole.features.rows) == (0, 600)
+    entries = runtime.catalog("toy-bad-rows").history("raw.events", Window.parse("2024-01"))
+    assert [entry.quarantined for entry in entries] == [3, 0]
     entry = runtime.catalog("toy-bad-rows").get("features", Window.parse("2024-01"))
     assert entry.digest == whole.features.accepted
     ancestors = runtime.lineage().ancestors(entry.digest).nodes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 
 from trimtab_flows.recipe import Recipe
 
-__all__ = ["SCORE", "predictions_table", "scored_labels"]
+__all__ = ["SCORE", "Scored", "predictions_table", "scored_labels"]
 
 #: The column of a predictions table that holds what the model said.
 SCORE = "score"
@@ -28,10 +30,22 @@ def predictions_table(recipe: Recipe, frame: pl.DataFrame, scores: np.ndarray) -
     return frame.select(recipe.features.key).with_columns(pl.Series(SCORE, scores))
 
 
-def scored_labels(recipe: Recipe, features: pl.DataFrame, predictions: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and scores, each of shape (labelled rows,), for the rows of the features table that have both."""
+@dataclass(frozen=True)
+class Scored:
+    """Labels, scores and days of the rows that have a label, each of shape (labelled rows,)."""
+
+    labels: np.ndarray
+    scores: np.ndarray
+    days: np.ndarray
+
+
+def scored_labels(recipe: Recipe, features: pl.DataFrame, predictions: pl.DataFrame) -> Scored:
+    """Labels beside scores, by key. Rows of one day are not independent, so the day comes along."""
     both = features.join(predictions, on=list(recipe.features.key), how="inner", maintain_order="left").filter(
         pl.col(recipe.label.column).is_not_null()
     )
-    labels = both.get_column(recipe.label.column).cast(pl.Float64).to_numpy()
-    return labels, both.get_column(SCORE).to_numpy()
+    return Scored(
+        labels=both.get_column(recipe.label.column).cast(pl.Float64).to_numpy(),
+        scores=both.get_column(SCORE).to_numpy(),
+        days=both.get_column(recipe.features.event_time or "").cast(pl.Date).to_numpy(),
+    )

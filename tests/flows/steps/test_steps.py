@@ -111,9 +111,10 @@ def test_scores_of_another_shape_are_refused(scores: np.ndarray) -> None:
 def test_labels_meet_their_scores_by_key_whatever_the_order() -> None:
     frame = january([0.0, None, 1.0, 0.0])
     predictions = predictions_table(RECIPE, frame, np.array([0.1, 0.2, 0.9, 0.3])).reverse()
-    labels, scores = scored_labels(RECIPE, frame, predictions)
-    assert labels.tolist() == [0.0, 1.0, 0.0]
-    assert scores.tolist() == [0.1, 0.9, 0.3]
+    scored = scored_labels(RECIPE, frame, predictions)
+    assert scored.labels.tolist() == [0.0, 1.0, 0.0]
+    assert scored.scores.tolist() == [0.1, 0.9, 0.3]
+    assert [str(day) for day in scored.days] == ["2024-01-01", "2024-01-03", "2024-01-04"]
 
 
 def test_inputs_are_the_columns_that_are_neither_key_nor_time_nor_label() -> None:
