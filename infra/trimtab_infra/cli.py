@@ -38,6 +38,9 @@ app = typer.Typer(
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+#: Exit code after Ctrl-C.
+INTERRUPTED = 130
+
 FLIGHTS = "trimtab_flows.recipes.flights:flights"
 
 StateOption = Annotated[Path, typer.Option("--state", envvar="TRIMTAB_STATE", help="Folder that holds all state.")]
@@ -251,10 +254,10 @@ def _run(arguments: Sequence[str]) -> int:
         # Looked for only where it shows: it brings the scheduler's packages along.
         if arguments[0] in ("bench", "--help"):
             _mount_bench()
+        # Typer turns Ctrl-C into this exit code by itself.
         code = app(list(arguments), standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        err.print("trimtab: interrupted; everything this command started is stopped")
-        return 130
+        code = INTERRUPTED
     except typer.TyperException as error:
         said = getattr(error, "format_message", error.__str__)()
         err.print(f"trimtab: {escape(said)} (trimtab --help shows what there is)")
@@ -264,6 +267,8 @@ def _run(arguments: Sequence[str]) -> int:
         return 2 if isinstance(error, UserError) else 1
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person never sees a traceback
         return _explain(error)
+    if code == INTERRUPTED:
+        err.print("trimtab: interrupted; everything this command started is stopped")
     return code if isinstance(code, int) else 0
 
 

@@ -4,6 +4,7 @@ TrimtabError (Exception)
 ├── UserError                exit 2: what was asked cannot be done as asked; the message says what to do
 │   ├── ForeignState         the state folder is not ours, or of another version
 │   ├── PortTaken            a port that was asked for is in use
+│   │   └── PortLost         another program was faster to take a port that was free
 │   ├── StackBusy            another command is working on this stack
 │   ├── StackDown            the stack is not up
 │   └── NoProject            no prefect.yaml where deployments should come from
@@ -16,6 +17,7 @@ __all__ = [
     "ForeignState",
     "NoProject",
     "PartFailed",
+    "PortLost",
     "PortTaken",
     "StackBusy",
     "StackDown",
@@ -38,6 +40,10 @@ class ForeignState(UserError):
 
 class PortTaken(UserError):
     """A port that was asked for is in use."""
+
+
+class PortLost(PortTaken):
+    """A port was free, and another program took it before our part did."""
 
 
 class StackBusy(UserError):

@@ -19,6 +19,7 @@ import pytest
 
 from conftest import STARTS_SERVERS_S
 from infra.conftest import Command
+from trimtab_infra.stack import processes
 from trimtab_infra.stack.ports import HOST
 from trimtab_infra.stack.services import MLFLOW, PREFECT, WORKER
 
@@ -38,7 +39,7 @@ def states(command: Command) -> set[str]:
 
 
 def kill(pid: int) -> None:
-    """Kill a process and what it started, as an operating system short of memory does, and wait until it is gone."""
+    """Kill a process, as an operating system short of memory does, and wait until it is gone."""
     process = psutil.Process(pid)
     process.kill()
     psutil.wait_procs([process], timeout=10)
@@ -163,7 +164,8 @@ def test_a_run_whose_worker_was_killed_goes_on_and_never_runs_twice(up: Command,
     (deployment,) = ask(up, "/deployments/filter", {})
     run = ask(up, f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"folder": str(tmp_path)}})
     started = tmp_path / "started"
-    eventually(started.exists)
+    started.touch()
+    eventually(lambda: started.read_text().endswith("\n"))
     kill(pids(up)[WORKER])
     (first,) = started.read_text().split()
     assert psutil.pid_exists(int(first)), "the run's process goes with its worker here; this test shows nothing"
@@ -172,7 +174,7 @@ def test_a_run_whose_worker_was_killed_goes_on_and_never_runs_twice(up: Command,
     assert repaired.returncode == 0, repaired.stderr
     assert f"goes on: {run['name']}" in repaired.stdout
     assert not psutil.pid_exists(int(first))
-    eventually(lambda: len(started.read_text().split()) == 2)
+    eventually(lambda: started.read_text().count("\n") == 2)
     (tmp_path / "go").touch()
     eventually(lambda: bool(ask(up, f"/flow_runs/{run['id']}")["state"]["type"] == "COMPLETED"))
     assert len(started.read_text().split()) == 2
@@ -180,8 +182,7 @@ def test_a_run_whose_worker_was_killed_goes_on_and_never_runs_twice(up: Command,
 
 def test_a_stranger_on_our_port_is_not_taken_for_ours(up: Command) -> None:
     address = up.stack.urls()[MLFLOW]
-    kill(pids(up)[MLFLOW])
-    eventually(lambda: not any("mlflow" in line for line in up.left()))
+    processes.kill(processes.family(psutil.Process(pids(up)[MLFLOW])))
     with stranger(up.stack.folder.read().ports[MLFLOW]):
         assert "stopped" in states(up)
         repaired = up("up")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trimtab_infra.errors import NoProject, StackDown
+from trimtab_infra.errors import NoProject, PortLost, StackDown
 from trimtab_infra.stack import ports, processes
 from trimtab_infra.stack.services import (
     GOES_ON,
@@ -26,6 +26,9 @@ from trimtab_infra.stack.starting import Say, Watch, service
 from trimtab_infra.stack.state import State, StateFolder
 
 __all__ = ["PartStatus", "Stack"]
+
+#: How often ports are chosen anew, where several stacks start at the same time and each finds the same ones free.
+_TRIES = 3
 
 #: Seconds a part that runs and does not answer gets to come back, before it is replaced.
 _RETURNS_WITHIN_S = 45
@@ -74,11 +77,18 @@ class Stack:
         with self.folder.locked():
             state = self.folder.prepare()
             running = {one.name for one in SERVICES if processes.find(state.parts.get(one.name))}
-            try:
-                self._up(say, asked or {}, running)
-            except BaseException:
-                self._stop({one.name for one in SERVICES} - running)
-                raise
+            for tries_left in reversed(range(_TRIES)):
+                try:
+                    self._up(say, asked or {}, running)
+                    return
+                except PortLost as lost:
+                    self._stop({one.name for one in SERVICES} - running)
+                    if not tries_left:
+                        raise
+                    say(f"{lost}; trying again")
+                except BaseException:
+                    self._stop({one.name for one in SERVICES} - running)
+                    raise
 
     def check_project(self) -> None:
         """Raises NoProject if the project has no prefect.yaml."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from trimtab_infra.errors import PartFailed, PortTaken
+from trimtab_infra.errors import PartFailed, PortLost
 from trimtab_infra.stack import ports, processes
 from trimtab_infra.stack.services import SERVICES, Service, environment, is_ready, url
 from trimtab_infra.stack.state import State, StateFolder
@@ -49,7 +49,7 @@ class Watch:
         """Return when these parts are ready.
 
         Raises:
-            PartFailed: a watched part ended, or was not ready in time. PortTaken: another program took its port.
+            PartFailed: a watched part ended, or was not ready in time. PortLost: another program took its port.
         """
         while not self._pending.keys().isdisjoint(names):
             self._look()
@@ -102,16 +102,16 @@ class Watch:
                 raise PartFailed(f"{one.title} is not ready after {READY_WITHIN_S} s; see {part.log}")
 
 
-def _ended(one: Service, state: State) -> PartFailed | PortTaken:
+def _ended(one: Service, state: State) -> PartFailed | PortLost:
     """Why a part that was starting is gone."""
     port = state.ports.get(one.name)
     if port is not None and not ports.is_free(port):
-        return PortTaken(f"another program took port {port} while {one.title} was starting; run the command again")
+        return PortLost(f"another program took port {port} while {one.title} was starting")
     log = state.parts[one.name].log
     return PartFailed(f"{one.title} stopped while starting; the end of {log}:\n{processes.tail(Path(log))}")
 
 
 def _last_line(log: Path) -> str:
-    """The line of a log that says what went wrong: of a Python program that is the last one."""
+    """The line of a log that says what went wrong: the last one, but for what Prefect adds after a traceback."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "it wrote nothing")
+    return next((line for line in reversed(lines) if line and line != "An exception occurred."), "it wrote nothing")
