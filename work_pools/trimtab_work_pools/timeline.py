@@ -7,10 +7,12 @@ its position in a canonical order that does not depend on names unless two nodes
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import itemgetter
 
 from trimtab_work_pools.rooms import Claim, Refusal, Room
 from trimtab_work_pools.workload import Fleet, Policy, Run, Running
@@ -45,32 +47,72 @@ class Slot:
     parts: Parts
 
 
-@dataclass(slots=True)
 class _Lane:
-    name: str
-    room: Room
-    releases: list[Release]
-    holds: list[Hold] = field(default_factory=list)
+    """One node. Its profile (what is free from when) is built when first asked for, and again after a change."""
+
+    def __init__(self, name: str, room: Room, releases: Sequence[Release], holds: Sequence[Hold] = ()) -> None:
+        self.name, self.room = name, room
+        self.releases = sorted(releases, key=lambda release: (release.at_s, release.run_id))
+        self.holds = list(holds)
+        self._times: list[float] = []
+        self._rooms: list[Room] = []
+
+    def changed(self) -> None:
+        self._times = []
 
     def at(self, time_s: float) -> Room:
         """Free at `time_s`: what ends by then is free again, what is held then is not."""
-        room = self.room
-        for release in self.releases:
-            if release.at_s > time_s:
-                break
-            room = room.give_back(release.claim)
-        for hold in self.holds:
-            if hold.start_s <= time_s < hold.end_s:
-                room = room.take(hold.claim)
-        return room
+        self._build()
+        return self._rooms[bisect.bisect_right(self._times, time_s) - 1]
 
     def during(self, start_s: float, end_s: float) -> Room:
-        """Free all through [start_s, end_s): it shrinks only where a hold begins."""
-        room = self.at(start_s)
-        for hold in self.holds:
-            if start_s < hold.start_s < end_s:
-                room = room.meet(self.at(hold.start_s))
+        """Free all through [start_s, end_s)."""
+        self._build()
+        position = bisect.bisect_right(self._times, start_s)
+        room = self._rooms[position - 1]
+        while position < len(self._times) and self._times[position] < end_s:
+            room = room.meet(self._rooms[position])
+            position += 1
         return room
+
+    def first_fit(self, demand: Hashable, left_s: float, now_s: float, bound_s: float) -> float | None:
+        """The first instant from now, and by `bound_s`, with room for `left_s`; room grows at profile points only."""
+        self._build()
+        if not self.holds:  # room only grows: one look at the end settles most nodes
+            return self._bisect(demand, now_s, bound_s)
+        for position, time_s in enumerate(self._times):
+            if time_s > bound_s:
+                return None
+            if isinstance(self._rooms[position].fits(demand), Claim):
+                start_s = max(time_s, now_s)
+                if isinstance(self.during(start_s, start_s + left_s).fits(demand), Claim):
+                    return start_s
+        return None
+
+    def _bisect(self, demand: Hashable, now_s: float, bound_s: float) -> float | None:
+        low, high = 0, bisect.bisect_right(self._times, bound_s) - 1
+        if not isinstance(self._rooms[high].fits(demand), Claim):
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if isinstance(self._rooms[middle].fits(demand), Claim) else (middle + 1, high)
+        return max(self._times[low], now_s)
+
+    def _build(self) -> None:
+        if self._times:
+            return
+        events = [(release.at_s, 0, release.run_id, release.claim) for release in self.releases]
+        events += [(hold.end_s, 0, hold.run_id, hold.claim) for hold in self.holds]
+        events += [(hold.start_s, 1, hold.run_id, hold.claim) for hold in self.holds]
+        room = self.room
+        self._times, self._rooms = [-math.inf], [room]
+        for time_s, taken, _, claim in sorted(events, key=itemgetter(0, 1, 2)):
+            room = room.take(claim) if taken else room.give_back(claim)
+            if time_s == self._times[-1]:
+                self._rooms[-1] = room
+            else:
+                self._times.append(time_s)
+                self._rooms.append(room)
 
 
 class Timeline:
@@ -82,8 +124,6 @@ class Timeline:
         for running in fleet.running:
             for name, claim in running.parts:
                 releases[name].append(Release(end_of(running, policy, now_s), claim, running.run.id))
-        for ends in releases.values():
-            ends.sort(key=lambda release: (release.at_s, release.run_id))
         lanes = [_Lane(member.name, member.room, releases[member.name]) for member in fleet.members]
         # Interchangeable nodes (equal room, equal releases) may be told apart by name: either gives the same plan.
         lanes.sort(key=lambda lane: (lane.room.key, [(r.at_s, r.run_id) for r in lane.releases], lane.name))
@@ -142,7 +182,7 @@ class Timeline:
         starts: list[tuple[float, int]] = []
         for position, lane in enumerate(self.lanes):
             bound_s = -firsts[0] if len(firsts) == run.nodes else math.inf
-            at_s = self._first_fit(lane, run, left_s, bound_s)
+            at_s = lane.first_fit(run.demand, left_s, self.now_s, bound_s)
             if at_s is not None:
                 starts.append((at_s, position))
                 heapq.heappush(firsts, -at_s)
@@ -163,18 +203,6 @@ class Timeline:
             if len(found) >= run.nodes:
                 best = heapq.nsmallest(run.nodes, found)
                 return Slot(time_s, tuple((position, claim) for _, position, claim in best))
-        return None
-
-    def _first_fit(self, lane: _Lane, run: Run, left_s: float, bound_s: float) -> float | None:
-        times = {release.at_s for release in lane.releases} | {hold.end_s for hold in lane.holds} | {self.now_s}
-        ahead = sorted(time_s for time_s in times if self.now_s <= time_s <= bound_s)
-        if not ahead:
-            return None
-        if not lane.holds:  # room only grows: one look at the end settles most nodes
-            return _bisect(lane, run, ahead)
-        for time_s in ahead:
-            if isinstance(lane.during(time_s, time_s + left_s).fits(run.demand), Claim):
-                return time_s
         return None
 
     def _claims(self, demand: Hashable) -> list[Claim | None]:
@@ -209,19 +237,21 @@ class Timeline:
             lane = self.lanes[position]
             lane.room = lane.room.take(claim)
             lane.releases.append(Release(until_s, claim, run.id))
-            lane.releases.sort(key=lambda release: (release.at_s, release.run_id))
+            lane.changed()
             self._changed(position)
 
     def hold(self, run: Run, slot: Slot, left_s: float) -> None:
         """Reserve for a run."""
         for position, claim in slot.parts:
             self.lanes[position].holds.append(Hold(slot.at_s, slot.at_s + left_s, claim, run.id))
+            self.lanes[position].changed()
 
     def stop(self, running: Running, until_s: float) -> None:
         """Have a running run gone by `until_s`."""
         for position, _ in self.positions(running):
             lane = self.lanes[position]
             lane.releases = _moved(lane.releases, {running.run.id}, until_s)
+            lane.changed()
 
     def _changed(self, position: int) -> None:
         for demand, claims in self._fits.items():
@@ -238,22 +268,8 @@ def end_of(running: Running, policy: Policy, now_s: float) -> float:
     return now_s + restoring_s + ahead.left_s
 
 
-def _bisect(lane: _Lane, run: Run, times: Sequence[float]) -> float | None:
-    def roomy(time_s: float) -> bool:
-        return isinstance(lane.at(time_s).fits(run.demand), Claim)
-
-    if not roomy(times[-1]):
-        return None
-    low, high = 0, len(times) - 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if roomy(times[middle]) else (middle + 1, high)
-    return times[low]
-
-
 def _moved(releases: Sequence[Release], run_ids: set[str], at_s: float) -> list[Release]:
-    moved = [Release(at_s, one.claim, one.run_id) if one.run_id in run_ids else one for one in releases]
-    return sorted(moved, key=lambda release: (release.at_s, release.run_id))
+    return [Release(at_s, one.claim, one.run_id) if one.run_id in run_ids else one for one in releases]
 
 
 def _claim(room: Room, demand: Hashable) -> Claim | None:
