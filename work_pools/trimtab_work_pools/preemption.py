@@ -7,7 +7,6 @@ closes), has run for `Policy.min_run_s` since it last started, and so overheads 
 
 from __future__ import annotations
 
-import heapq
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,15 @@ class Eviction:
 
     victims: tuple[Running, ...]
     slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    lost_s: float
+    rank: int
+    position: int
+    claim: Claim
+    victims: tuple[Running, ...]
 
 
 def lost_s(running: Running, policy: Policy) -> float:
@@ -65,18 +73,36 @@ class Victims:
         for one in sorted(lower, key=self._cheapest_first):
             for position, _ in timeline.positions(one):
                 by_node[position].append(one)
-        stop_s = self._now_s + self._policy.checkpoint_s
-        options: list[tuple[float, int, Claim, tuple[Running, ...]]] = []
-        for position in range(len(timeline.lanes)) if ranked.run.nodes > 1 else sorted(by_node):
-            found = self._on_node(ranked, timeline, position, by_node.get(position, []), stop_s, left_s)
-            if found is not None:
-                options.append((sum(lost_s(one, self._policy) for one in found[1]), position, *found))
-        if len(options) < ranked.run.nodes:
+        slot_s = self._now_s + self._policy.checkpoint_s
+        best = self._options(ranked, timeline, by_node, slot_s, left_s)
+        if len(best) < ranked.run.nodes:
             return None
-        best = heapq.nsmallest(ranked.run.nodes, options, key=lambda option: (option[0], option[2].score, option[1]))
-        victims = {one.run.id: one for option in best for one in option[3]}
-        parts = tuple((option[1], option[2]) for option in best)
-        return Eviction(tuple(victims[run_id] for run_id in sorted(victims)), Slot(stop_s, parts))
+        victims = {one.run.id: one for option in best for one in option.victims}
+        parts = tuple((option.position, option.claim) for option in best)
+        return Eviction(tuple(victims[run_id] for run_id in sorted(victims)), Slot(slot_s, parts))
+
+    def _options(
+        self, ranked: Ranked, timeline: Timeline, by_node: dict[int, list[Running]], slot_s: float, left_s: float
+    ) -> list[_Option]:
+        """The nodes that lose least. Nodes are asked in order of their cheapest victim, so most need not be asked."""
+        nodes = ranked.run.nodes
+        if nodes > 1:  # a gang may also stand on nodes that need no victim
+            asked = list(range(len(timeline.lanes)))
+        else:
+            asked = sorted(by_node, key=lambda position: (*self._cheapest_first(by_node[position][0])[:-1], position))
+        best: list[_Option] = []
+        for rank, position in enumerate(asked):
+            lower = by_node.get(position, [])
+            if len(best) == nodes and lower and best[-1].lost_s <= lost_s(lower[0], self._policy):
+                if nodes == 1:
+                    break
+                continue
+            found = self._on_node(ranked, timeline, position, lower, slot_s, left_s)
+            if found is not None:
+                lost = sum(lost_s(one, self._policy) for one in found[1])
+                best.append(_Option(lost, rank, position, *found))
+                best = sorted(best, key=lambda option: (option.lost_s, option.rank))[:nodes]
+        return best
 
     def stopped(self, eviction: Eviction) -> None:
         for one in eviction.victims:
@@ -84,11 +110,11 @@ class Victims:
             self._held[one.run.team] -= one.run.width
 
     def _on_node(
-        self, ranked: Ranked, timeline: Timeline, position: int, lower: list[Running], stop_s: float, left_s: float
+        self, ranked: Ranked, timeline: Timeline, position: int, lower: list[Running], slot_s: float, left_s: float
     ) -> tuple[Claim, tuple[Running, ...]] | None:
         def claim(chosen: Sequence[Running]) -> Claim | None:
             gone = {one.run.id for one in chosen}
-            return timeline.claim_without(position, gone, ranked.run, stop_s, left_s)
+            return timeline.claim_without(position, gone, ranked.run, slot_s, left_s)
 
         chosen: list[Running] = []
         found = claim(chosen)

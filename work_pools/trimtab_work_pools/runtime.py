@@ -72,6 +72,7 @@ def _table(sigma: float) -> _Table:
     z = np.linspace(-_REACH, _REACH, _POINTS)
     x = np.concatenate(([0.0], np.exp(sigma * z)))
     survival = np.concatenate(([1.0], [0.5 * math.erfc(value / math.sqrt(2.0)) for value in z]))
+    survival[-1] = 0.0  # cut off there, or the index of the far tail would exceed the mean left
     pieces = np.diff(x) * (survival[1:] + survival[:-1]) / 2
     work = np.concatenate(([0.0], np.cumsum(pieces)))  # integral of the survival function from 0
     index = [float(np.min((work[i + 1 :] - work[i]) / (survival[i] - survival[i + 1 :]))) for i in range(len(x) - 1)]

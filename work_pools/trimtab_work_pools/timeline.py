@@ -219,9 +219,15 @@ class Timeline:
     def claim_without(self, position: int, gone: set[str], run: Run, from_s: float, left_s: float) -> Claim | None:
         """The claim `run` would have on one node for `left_s` from `from_s`, were the runs `gone` gone by then."""
         lane = self.lanes[position]
-        releases = _moved(lane.releases, gone, from_s)
-        answer = _Lane(lane.name, lane.room, releases, lane.holds).during(from_s, from_s + left_s).fits(run.demand)
-        return answer if isinstance(answer, Claim) else None
+        if lane.holds:
+            releases = _moved(lane.releases, gone, from_s)
+            room = _Lane(lane.name, lane.room, releases, lane.holds).during(from_s, from_s + left_s)
+        else:  # no need of a new profile: from then on there is only ever more
+            room = lane.at(from_s)
+            for release in lane.releases:
+                if release.run_id in gone and release.at_s > from_s:
+                    room = room.give_back(release.claim)
+        return _claim(room, run.demand)
 
     def blockers(self, run: Run) -> tuple[str, ...]:
         """Whose reservations keep `run` from room that is free now."""
