@@ -51,4 +51,6 @@ def _running(entry: dict[str, Any]) -> Running:
     on: dict[str, int] = entry["on"]
     facts = {key: value for key, value in entry.items() if key not in stretch | {"on"}}
     run = _run(facts | {"gpus": next(iter(on.values())), "nodes": len(on)})
-    return Running(run, tuple((n, Claim(0.0, g)) for n, g in on.items()), **{k: entry[k] for k in stretch & entry.keys()})
+    return Running(
+        run, tuple((n, Claim(0.0, g)) for n, g in on.items()), **{k: entry[k] for k in stretch & entry.keys()}
+    )

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from queue_cases import CASES, read_case
 from trimtab_work_pools.explain import explain
 from trimtab_work_pools.priority import order, outranks, running_key
@@ -74,8 +73,12 @@ def situations(draw: st.DrawFn) -> tuple[Fleet, tuple[Run, ...]]:
         started_s = max(run.submitted_s, NOW_S - draw(st.integers(0, 50_000)))
         stopping_s = draw(st.sampled_from((None, None, NOW_S + 20)))
         parts = tuple((f"n{node}", Claim(0.0, run.demand)) for node in roomy)
-        running.append(Running(run, parts, started_s, unsaved_s=float(draw(st.integers(0, 900))), stopping_until_s=stopping_s))
-    members = tuple(Member(f"n{node}", Slots(have), float(size)) for node, (have, size) in enumerate(zip(free, sizes)))
+        running.append(
+            Running(run, parts, started_s, unsaved_s=float(draw(st.integers(0, 900))), stopping_until_s=stopping_s)
+        )
+    members = tuple(
+        Member(f"n{node}", Slots(have), float(size)) for node, (have, size) in enumerate(zip(free, sizes, strict=True))
+    )
     queue = tuple(draw(runs(f"q{number}")) for number in range(draw(st.integers(0, 12))))
     return Fleet(members, tuple(running)), queue
 
@@ -162,7 +165,7 @@ def test_a_run_that_fits_an_idle_fleet_starts(run: Run, sizes: list[int], policy
 @settings(max_examples=150, deadline=None)
 @given(situations(), st.integers(1, 8))
 def test_more_capacity_never_leaves_the_first_run_waiting(situation: tuple[Fleet, tuple[Run, ...]], gpus: int) -> None:
-    """The first in the order is never worse off; what lies behind it may be, as in any list scheduling (Graham 1969)."""
+    """The first in the order is never worse off; those behind it may be, as in any list scheduling (Graham 1969)."""
     fleet, queue = situation
     more = Fleet((*fleet.members, Member("new", Slots(gpus), float(gpus))), fleet.running)
     policy = Policy(overdue_share=1.0)
@@ -188,7 +191,12 @@ def test_stops_follow_the_rules(situation: tuple[Fleet, tuple[Run, ...]], policy
         assert reclaimed or outranks(key, other, policy.preempt_factor)
 
 
-@given(st.lists(st.tuples(st.integers(-2, 0), st.integers(0, 1), st.floats(0, 100), st.just(0.0), st.text(max_size=2)), max_size=6))
+@given(
+    st.lists(
+        st.tuples(st.integers(-2, 0), st.integers(0, 1), st.floats(0, 100), st.just(0.0), st.text(max_size=2)),
+        max_size=6,
+    )
+)
 def test_outranking_has_no_cycle(keys: list[tuple[int, int, float, float, str]]) -> None:
     for a in keys:
         assert not outranks(a, a, 1.0)
@@ -205,7 +213,9 @@ def test_ageing_bound(drawn: list[Run], lifts: int) -> None:
     """A run that waited k patiences is behind only what was due earlier, or what stands k or more priorities higher."""
     policy = Policy(overdue_share=1.0, patience_s=3600.0, patience_factor=1.0, patience_max_s=200_000.0)
     queue = [dataclasses.replace(run, id=f"q{n}", deadline_s=None) for n, run in enumerate(drawn)]
-    old = dataclasses.replace(queue[0], id="old", priority=0, submitted_s=NOW_S - lifts * policy.patience_of(queue[0]) - 1)
+    old = dataclasses.replace(
+        queue[0], id="old", priority=0, submitted_s=NOW_S - lifts * policy.patience_of(queue[0]) - 1
+    )
     ranked = [one.run for one in order([old, *queue[1:]], (), 1e9, policy, NOW_S)]
     for ahead in ranked[: ranked.index(old)]:
         waited_s = NOW_S - ahead.submitted_s

@@ -1,4 +1,4 @@
-"""The replay of job traces: what any schedule must satisfy, known schedules, the ageing bound over time, the command."""
+"""The replay of job traces: what any schedule must satisfy, known schedules, ageing over time, the command."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import csv
 import json
 import math
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
-
 from trimtab_infra.bench import app
 from trimtab_work_pools.simulation.baselines import Backfill, Fifo, ShortestFirst
-from trimtab_work_pools.simulation.philly import Cluster, Job, TraceError, draw_estimates, offered_load, read_jobs, split
+from trimtab_work_pools.simulation.philly import (
+    Cluster,
+    Job,
+    TraceError,
+    draw_estimates,
+    offered_load,
+    read_jobs,
+    split,
+)
 from trimtab_work_pools.simulation.planned import Planned
 from trimtab_work_pools.simulation.replay import Costs, Preempt, Scheduler, Start, State, Stretch, replay
 from trimtab_work_pools.simulation.report import figures, write_schedule
 from trimtab_work_pools.workload import Policy
+from typer.testing import CliRunner
 
 AIMS = Policy(min_run_s=100.0, patience_s=5000.0, patience_factor=1.0, patience_max_s=20_000.0)
 SCHEDULERS = {
@@ -35,8 +43,16 @@ SCHEDULERS = {
 
 @st.composite
 def traces(draw: st.DrawFn) -> tuple[Job, ...]:
-    rows = draw(st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 5000), st.sampled_from((1, 1, 2, 4, 8))), min_size=1, max_size=14))
-    return tuple(Job(n, float(submit), float(duration), gpus) for n, (submit, duration, gpus) in enumerate(sorted(rows)))
+    rows = draw(
+        st.lists(
+            st.tuples(st.integers(0, 3000), st.integers(1, 5000), st.sampled_from((1, 1, 2, 4, 8))),
+            min_size=1,
+            max_size=14,
+        )
+    )
+    return tuple(
+        Job(n, float(submit), float(duration), gpus) for n, (submit, duration, gpus) in enumerate(sorted(rows))
+    )
 
 
 def check(jobs: tuple[Job, ...], cluster: Cluster, costs: Costs, stretches: tuple[Stretch, ...]) -> None:
@@ -52,7 +68,7 @@ def check(jobs: tuple[Job, ...], cluster: Cluster, costs: Costs, stretches: tupl
     assert own.keys() == {job.index for job in jobs if split(job.num_gpus, cluster)}
     for job, parts in own.items():
         assert parts[0].start_s >= jobs[job].submit_s
-        assert all(one.end_s <= after.start_s for one, after in zip(parts, parts[1:], strict=False))
+        assert all(one.end_s <= after.start_s for one, after in pairwise(parts))
         held_s = sum(one.end_s - one.start_s for one in parts)
         assert held_s >= jobs[job].duration_s - 1e-6
         assert held_s <= jobs[job].duration_s + (len(parts) - 1) * (costs.checkpoint_s + costs.restart_s) + 1e-6
@@ -101,7 +117,7 @@ def test_a_preempted_job_pays_for_its_checkpoint_and_restart() -> None:
 
 
 def test_ageing_bound_over_time() -> None:
-    """A long job meets an endless stream of short ones that alone fill the cluster: it starts when its patience is out."""
+    """A long job meets a stream of short ones that alone fill the cluster: it runs when its patience is out."""
     policy = Policy(patience_s=3000.0, patience_factor=1.0, patience_max_s=10_000.0, overdue_share=0.5, min_run_s=60.0)
     jobs = (Job(0, 5.0, 1000.0, 1), *(Job(n, 50.0 * (n - 1), 100.0, 1) for n in range(1, 400)))
     made = replay(jobs, Cluster(1, 2), draw_estimates(jobs, 0.0, 0), Planned(policy, 0.0))

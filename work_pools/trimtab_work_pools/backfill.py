@@ -1,7 +1,8 @@
 """Walks the queue in order and gives each run its verdict: start, reserve, make room for, or wait.
 
-Conservative backfill: the first `Policy.reservations` runs that cannot start hold a reservation, and nothing starts that
-is expected to be in the way of one. A run behind them starts now if it fits beside them all, or ends before they begin.
+Conservative backfill: the first `Policy.reservations` runs that cannot start hold a reservation, and nothing starts
+that is expected to be in the way of one. A run behind them starts now if it fits beside them all, or ends before they
+begin.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ def explain(run: Run, fleet: Fleet, plan: Plan) -> str:
     for wait in plan.waits:
         if wait.run_id == run.id:
             return _waits(wait, run, fleet)
-    raise LookupError(f"the plan has no verdict for run {run.id!r}; explain runs that were in the queue it was made from")
+    raise LookupError(
+        f"the plan has no verdict for run {run.id!r}; explain runs that were in the queue it was made from"
+    )
 
 
 def _starts(start: Start, plan: Plan) -> str:
@@ -41,7 +43,9 @@ def _waits(wait: Wait, run: Run, fleet: Fleet) -> str:
     if wait.code is Code.NOT_YET:
         return f"is scheduled for {_clock(wait.at_s)}"
     if wait.code is Code.NEVER_FITS:
-        return f"can never start on this fleet, even idle: {_refusals(run, fleet, idle=True)}; ask for less or add a node"
+        return (
+            f"can never start on this fleet, even idle: {_refusals(run, fleet, idle=True)}; ask for less or add a node"
+        )
     if wait.code is Code.PREEMPTING:
         return f"{_list(wait.because)} make way for it; starts about {_clock(wait.at_s)} on {_list(wait.nodes)}"
     reserved = f"; reserved from {_clock(wait.at_s)} on {_list(wait.nodes)}" if wait.at_s is not None else ""
@@ -60,7 +64,9 @@ def _refusals(run: Run, fleet: Fleet, idle: bool) -> str:
                 room = room.give_back(claim)
             rooms[position] = (name, room)
     answers = [(name, room.fits(run.demand)) for name, room in rooms]
-    refused = [f"{name}: {answer.text}" for name, answer in sorted(answers, key=lambda a: a[0]) if isinstance(answer, Refusal)]
+    refused = [
+        f"{name}: {answer.text}" for name, answer in sorted(answers, key=lambda a: a[0]) if isinstance(answer, Refusal)
+    ]
     gang = f"needs {run.nodes} nodes at once, {len(rooms) - len(refused)} have room; " if run.nodes > 1 else ""
     shown = "; ".join(refused[:_SHOWN])
     more = f"; and {len(refused) - _SHOWN} more nodes" if len(refused) > _SHOWN else ""

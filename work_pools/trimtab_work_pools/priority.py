@@ -4,8 +4,9 @@ Within a priority the *urgent* go first, in order of due time (earliest due firs
 whose deadline presses, and runs that have waited out their patience. The rest go by team (the team with the least of
 its entitlement in hand) and, within a team, by Gittins index x width: the least expected GPU-seconds per completion.
 
-Bound (tested): once a run has waited `k` times its patience and is admitted under `Policy.overdue_share`, a run ordered
-before it has a priority at least `k` higher, or is itself urgent and was due earlier, or takes from a higher lift.
+Bound (tested): a run of priority p that has waited k of its patiences, and is admitted under `Policy.overdue_share`,
+is at level p + k - 1 among the urgent. Before it go only runs of a higher level, and of its level those due earlier:
+no later submission of the same priority and no shorter patience overtakes it any more.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def waited_s(run: Run, now_s: float) -> float:
     return max(0.0, now_s - max(run.submitted_s, run.not_before_s) - run.attained_s)
 
 
-def order(queue: Iterable[Run], running: Sequence[Running], fleet_width: float, policy: Policy, now_s: float) -> list[Ranked]:
+def order(
+    queue: Iterable[Run], running: Sequence[Running], fleet_width: float, policy: Policy, now_s: float
+) -> list[Ranked]:
     """All of `queue`, best first; the same for any order of the arguments."""
     keys: dict[str, Key] = {}
     overdue: list[tuple[Key, Run]] = []
@@ -69,7 +72,7 @@ def order(queue: Iterable[Run], running: Sequence[Running], fleet_width: float, 
 
 
 def running_key(running: Running, policy: Policy, now_s: float) -> Key:
-    """Where a running run stands: its wait stopped when it started, its expected work left shrinks or grows as it runs."""
+    """Where a running run stands: its wait ended when it started; its expected work changes as it runs."""
     run = running.run
     attained_s = running.attained_s(now_s)
     ahead = Run(run.id, run.demand, run.submitted_s, run.expected_s, sigma=run.sigma, attained_s=attained_s)
@@ -107,7 +110,7 @@ def _pressing(run: Run, deadline_s: float, policy: Policy, now_s: float) -> bool
 def _admitted(
     overdue: list[tuple[Key, Run]], running: Sequence[Running], fleet_width: float, policy: Policy
 ) -> list[tuple[Key, Run]]:
-    """The overdue runs that go ahead of the rest: in order of falling due, while they claim no more than their share."""
+    """The overdue runs that go ahead of the rest: in order of falling due, as long as their share lasts."""
     if not overdue:
         return []
     held = sum(
@@ -150,10 +153,8 @@ def _deal(
         lines[entry[1].team].append(entry)
     dealt: list[tuple[Key, Run]] = []
     for position in range(len(block)):
-        if keep:
-            team = block[position][1].team
-        else:
-            team = min(lines, key=lambda name: (held[name], lines[name][-1][0]))
+        poorest = min(lines, key=lambda name: (held[name], lines[name][-1][0]))
+        team = block[position][1].team if keep else poorest
         entry = lines[team].pop()
         held[team] += entry[1].width / entitlement.get(team, 1.0)
         if not lines[team]:

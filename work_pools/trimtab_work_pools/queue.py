@@ -23,8 +23,10 @@ def plan(fleet: Fleet, queue: Iterable[Run], policy: Policy, now_s: float) -> Pl
     return Plan(now_s, tuple(walk.starts), tuple(walk.stops), tuple(walk.waits))
 
 
-def decide(fleet: Fleet, queue: Iterable[Run], policy: Policy, now_s: float) -> tuple[tuple[Start, ...], tuple[Stop, ...]]:
-    """Only the starts and stops of `plan`, without the reasons: for a caller who asks thousands of times, as a replay."""
+def decide(
+    fleet: Fleet, queue: Iterable[Run], policy: Policy, now_s: float
+) -> tuple[tuple[Start, ...], tuple[Stop, ...]]:
+    """Only the starts and stops of `plan`, without the reasons: for callers who ask thousands of times."""
     walk, ranked = _prepare(fleet, queue, policy, now_s)
     walk.until_settled(ranked)
     return tuple(walk.starts), tuple(walk.stops)

@@ -24,7 +24,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a run would hold on one node. `score` ranks claims of one demand: least first. `devices` is the room's own."""
+    """What a run would hold on one node. `score` ranks claims of one demand, least first; `devices` is for the room."""
 
     score: float
     devices: Any

@@ -192,7 +192,9 @@ class Timeline:
             return None
         return self._together(run, left_s, sorted({at_s for at_s, _ in starts if at_s >= -firsts[0]}), starts)
 
-    def _together(self, run: Run, left_s: float, times: Sequence[float], starts: list[tuple[float, int]]) -> Slot | None:
+    def _together(
+        self, run: Run, left_s: float, times: Sequence[float], starts: list[tuple[float, int]]
+    ) -> Slot | None:
         for time_s in times:
             found: list[tuple[float, int, Claim]] = []
             for at_s, position in starts:
@@ -281,5 +283,3 @@ def _moved(releases: Sequence[Release], run_ids: set[str], at_s: float) -> list[
 def _claim(room: Room, demand: Hashable) -> Claim | None:
     answer = room.fits(demand)
     return answer if isinstance(answer, Claim) else None
-
-

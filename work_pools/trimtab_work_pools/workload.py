@@ -82,7 +82,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node as the planner sees it: its room is what is free now, with `running` taken out; `width` its GPUs in all."""
+    """A node as the planner sees it: `room` is free now, with what runs there taken out; `width` is its GPUs in all."""
 
     name: str
     room: Room

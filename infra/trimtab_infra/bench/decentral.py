@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-
 from trimtab_work_pools.simulation.decentral import Outcome, Setting, simulate
 
 __all__ = ["decentral"]
@@ -21,7 +20,11 @@ def decentral(
     gangs: Annotated[bool, typer.Option(help="Include runs that need two whole nodes at once.")] = True,
 ) -> None:
     """Allocation and claims lost by deciding everywhere; the last line of output is JSON, one entry a setting."""
-    sizes, ages, draws = _numbers("--workers", workers, 1), _numbers("--staleness", staleness, 0), _numbers("--seeds", seeds, 0)
+    sizes, ages, draws = (
+        _numbers("--workers", workers, 1),
+        _numbers("--staleness", staleness, 0),
+        _numbers("--seeds", seeds, 0),
+    )
     rows: list[dict[str, float | int | bool]] = []
     for size in sizes:
         central = [simulate(Setting(size, 0.0, central=True, gangs=gangs, seed=seed)) for seed in draws]
@@ -38,12 +41,16 @@ def _numbers(option: str, text: str, least: int) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < least:
-        typer.echo(f"bench decentral: {option} must be whole numbers of at least {least} with commas, not {text!r}", err=True)
+        typer.echo(
+            f"bench decentral: {option} must be whole numbers of at least {least} with commas, not {text!r}", err=True
+        )
         raise typer.Exit(2)
     return numbers
 
 
-def _row(size: int, age: int, gangs: bool, central: list[Outcome], spread: list[Outcome]) -> dict[str, float | int | bool]:
+def _row(
+    size: int, age: int, gangs: bool, central: list[Outcome], spread: list[Outcome]
+) -> dict[str, float | int | bool]:
     claims = sum(one.claims for one in spread)
     best, got = (sum(one.allocated for one in outcomes) / len(outcomes) for outcomes in (central, spread))
     return {
@@ -61,6 +68,11 @@ def _row(size: int, age: int, gangs: bool, central: list[Outcome], spread: list[
 def _show(rows: list[dict[str, float | int | bool]]) -> None:
     table = Table("workers", "snapshot age (s)", "central %", "decentral %", "points lost", "claims lost %")
     for row in rows:
-        cells = [100 * row["central_allocated"], 100 * row["allocated"], row["points_lost"], 100 * row["claims_lost_share"]]
+        cells = [
+            100 * row["central_allocated"],
+            100 * row["allocated"],
+            row["points_lost"],
+            100 * row["claims_lost_share"],
+        ]
         table.add_row(str(row["workers"]), f"0-{row['staleness_s']}", *(f"{cell:.2f}" for cell in cells))
     Console().print(table)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from trimtab_work_pools.simulation.baselines import Backfill, Fifo, ShortestFirst
 from trimtab_work_pools.simulation.philly import Cluster, Job, TraceError, draw_estimates, offered_load, read_jobs
 from trimtab_work_pools.simulation.planned import Planned
@@ -64,7 +63,12 @@ def queue(
     except (TraceError, ValueError, OSError) as error:
         typer.echo(f"bench queue: {error}", err=True)
         raise typer.Exit(2) from None
-    head = {"policy": policy.value, "estimates": estimates.value, "seed": seed, "nodes": nodes}
+    head: dict[str, str | int | float] = {
+        "policy": policy.value,
+        "estimates": estimates.value,
+        "seed": seed,
+        "nodes": nodes,
+    }
     head |= {"gpus_per_node": gpus_per_node, "offered_load": offered_load(trace, cluster)}
     typer.echo(json.dumps(head | result.as_dict()))
 
@@ -78,7 +82,7 @@ def run_policy(
     aims: Policy,
     costs: Costs,
 ) -> tuple[Stretch, ...]:
-    """The schedule of one policy. `sjf` is the better (in mean wait) of two: one skips a job that does not fit, one stops."""
+    """The schedule of one policy. `sjf` is the better of two by mean wait: skip a job that does not fit, or stop."""
     if name is not PolicyName.sjf:
         scheduler: Scheduler
         if name is PolicyName.trimtab:

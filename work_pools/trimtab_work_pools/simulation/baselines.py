@@ -144,7 +144,7 @@ class Backfill(_InOrder):
     def _shadow(
         self, state: State, free: list[int], started: Sequence[Start], head: tuple[int, int]
     ) -> tuple[float, list[int]]:
-        """When the head is expected to fit, and what is expected free then. A job past its estimate may end any time."""
+        """When the head is expected to fit, and what is free then. A job past its estimate may end any time."""
         now_s = state.now_s
         ends = [(max(now_s, run.start_s + state.estimates_s[run.job]), run.parts) for run in state.active.values()]
         ends += [(now_s + state.estimates_s[start.job], start.parts) for start in started]

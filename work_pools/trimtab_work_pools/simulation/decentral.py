@@ -80,7 +80,7 @@ class _World:
 
 
 def arrivals(setting: Setting) -> list[tuple[float, Run]]:
-    """(run time, run) by submission: Poisson at `load`, log-normal run times (sigma 1), a backlog that fills the fleet."""
+    """(run time, run) by submission: a backlog, then Poisson at `load`; log-normal run times (sigma 1)."""
     draw = random.Random(setting.seed)
     gpus = setting.workers * setting.gpus_per_node
     most = gpus if setting.gangs else setting.gpus_per_node
@@ -194,7 +194,9 @@ class _Game:
         for one in running:
             for name, claim in one.parts:
                 free[int(name)] -= claim.devices
-        members = tuple(Member(str(node), Slots(room), float(self.setting.gpus_per_node)) for node, room in enumerate(free))
+        members = tuple(
+            Member(str(node), Slots(room), float(self.setting.gpus_per_node)) for node, room in enumerate(free)
+        )
         return decide(Fleet(members, running), queue, _POLICY, now_s)[0]
 
     def _claim(self, start: Start, now_s: float) -> str:

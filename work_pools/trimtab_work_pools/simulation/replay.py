@@ -156,7 +156,11 @@ class _Engine:
 
 
 def replay(
-    jobs: Sequence[Job], cluster: Cluster, estimates_s: Sequence[float], scheduler: Scheduler, costs: Costs | None = None
+    jobs: Sequence[Job],
+    cluster: Cluster,
+    estimates_s: Sequence[float],
+    scheduler: Scheduler,
+    costs: Costs | None = None,
 ) -> tuple[Stretch, ...]:
     """Run the whole trace; return the stretches ordered by (start, job).
 

@@ -71,7 +71,7 @@ def figures(jobs: Sequence[Job], cluster: Cluster, stretches: Sequence[Stretch])
 
 
 def write_schedule(path: Path, jobs: Sequence[Job], stretches: Sequence[Stretch]) -> None:
-    """One row per stretch: `job,submit,start,end,gpus,nodes`, seconds since the first submission, nodes as `0:4|1:4`."""
+    """One row per stretch: `job,submit,start,end,gpus,nodes`; seconds from the first submission; nodes as `0:4|1:4`."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("job", "submit", "start", "end", "gpus", "nodes"))
