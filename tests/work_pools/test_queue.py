@@ -186,7 +186,7 @@ def test_stops_follow_the_rules(situation: tuple[Fleet, tuple[Run, ...]], policy
         victim = victims[stop.run_id]
         assert policy.preempt and victim.run.preemptible and victim.stopping_until_s is None
         assert NOW_S - victim.started_s >= policy.min_run_s
-        key, other = ranked[stop.for_run_id].key, running_key(victim, policy, NOW_S)
+        key, other = ranked[stop.for_run_id].key, running_key(victim, fleet.width, policy, NOW_S)
         reclaimed = key[:2] == other[:2] and victim.run.team != ranked[stop.for_run_id].run.team
         assert reclaimed or outranks(key, other, policy.preempt_factor)
 
@@ -214,15 +214,15 @@ def test_ageing_bound(drawn: list[Run], lifts: int) -> None:
     policy = Policy(overdue_share=1.0, patience_s=3600.0, patience_factor=1.0, patience_max_s=200_000.0)
     queue = [dataclasses.replace(run, id=f"q{n}", deadline_s=None) for n, run in enumerate(drawn)]
     old = dataclasses.replace(
-        queue[0], id="old", priority=0, submitted_s=NOW_S - lifts * policy.patience_of(queue[0]) - 1
+        queue[0], id="old", priority=0, submitted_s=NOW_S - lifts * policy.patience_of(queue[0], 1e9) - 1
     )
     ranked = [one.run for one in order([old, *queue[1:]], (), 1e9, policy, NOW_S)]
     for ahead in ranked[: ranked.index(old)]:
         waited_s = NOW_S - ahead.submitted_s
-        lifted = int(waited_s // policy.patience_of(ahead))
-        due_s = ahead.submitted_s + policy.patience_of(ahead)
+        lifted = int(waited_s // policy.patience_of(ahead, 1e9))
+        due_s = ahead.submitted_s + policy.patience_of(ahead, 1e9)
         higher = ahead.priority + max(0, lifted - 1) > lifts - 1
-        same = ahead.priority + lifted - 1 == lifts - 1 and due_s <= old.submitted_s + policy.patience_of(old)
+        same = ahead.priority + lifted - 1 == lifts - 1 and due_s <= old.submitted_s + policy.patience_of(old, 1e9)
         assert higher or (lifted and same)
 
 

@@ -27,7 +27,7 @@ class Walk:
         self.waits: list[Wait] = []
         self._policy, self._now_s = policy, now_s
         self._timeline = Timeline(fleet, policy, now_s)
-        self._victims = Victims(fleet.running, policy, now_s)
+        self._victims = Victims(fleet.running, fleet.width, policy, now_s)
         self._reserved = 0
         # What was refused once stays refused in this plan: room only shrinks, and those behind rank lower.
         self._full: set[tuple[object, int]] = set()
@@ -41,9 +41,12 @@ class Walk:
 
     def until_settled(self, ranked: Sequence[Ranked]) -> None:
         """The same starts and stops as `all`, without the waits of runs that can change neither."""
-        open_shapes = {(one.run.demand, one.run.nodes) for one in ranked}
+        shapes = {(one.run.demand, one.run.nodes) for one in ranked}
+        kinds = {_kind(one) for one in ranked}
         for ahead, one in enumerate(ranked):
-            if self._reserved >= self._policy.reservations and open_shapes <= self._full:
+            if shapes <= self._full and (
+                self._reserved >= self._policy.reservations or not self._victims.any() or kinds <= self._no_victims
+            ):
                 return
             self._consider(one, ahead)
 
@@ -57,6 +60,7 @@ class Walk:
         if parts is not None:
             self._start(ranked, parts, left_s)
         elif self._timeline.could_ever(run):
+            self._no_victims.add(_kind(ranked))
             self.waits.append(Wait(run.id, Code.NEVER_FITS, ahead))
         elif self._reserved < self._policy.reservations:
             self._reserve(ranked, ahead, left_s)
@@ -105,8 +109,7 @@ class Walk:
         return Code.RESERVED if (run.demand, run.nodes) in self._full else Code.WOULD_DELAY
 
     def _evict(self, ranked: Ranked, left_s: float) -> tuple[Slot, tuple[str, ...]] | None:
-        run = ranked.run
-        kind = (run.demand, run.nodes, run.team, ranked.key[:2])
+        run, kind = ranked.run, _kind(ranked)
         if kind in self._no_victims or not self._victims.any():
             return None
         eviction = self._victims.choose(ranked, self._timeline, left_s)
@@ -118,3 +121,8 @@ class Walk:
             self._timeline.stop(one, eviction.slot.at_s)
             self.stops.append(Stop(one.run.id, run.id, lost_s(one, self._policy)))
         return eviction.slot, tuple(one.run.id for one in eviction.victims)
+
+
+def _kind(ranked: Ranked) -> tuple[object, ...]:
+    """Runs of one kind may stop the same victims, the better ranked one at least as many."""
+    return (ranked.run.demand, ranked.run.nodes, ranked.run.team, ranked.key[:2])

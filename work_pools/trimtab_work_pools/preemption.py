@@ -44,7 +44,7 @@ def lost_s(running: Running, policy: Policy) -> float:
 class Victims:
     """The running runs that may be stopped, as one plan goes on using them up."""
 
-    def __init__(self, running: Sequence[Running], policy: Policy, now_s: float) -> None:
+    def __init__(self, running: Sequence[Running], fleet_width: float, policy: Policy, now_s: float) -> None:
         self._policy, self._now_s = policy, now_s
         self._entitlement = dict(policy.shares)
         self._held: dict[str, float] = defaultdict(float)
@@ -56,7 +56,7 @@ class Victims:
             self._held[one.run.team] += one.run.width
             if one.run.preemptible and now_s - one.started_s - one.overhead_s >= policy.min_run_s:
                 self._left[one.run.id] = one
-                self._keys[one.run.id] = running_key(one, policy, now_s)
+                self._keys[one.run.id] = running_key(one, fleet_width, policy, now_s)
 
     def any(self) -> bool:
         return bool(self._left)

@@ -58,9 +58,10 @@ def order(
         waited = waited_s(run, now_s)
         keys[run.id] = (-run.priority, 1, run.index_s * run.width, run.submitted_s, run.id)
         if waited >= policy.patience_s:  # no patience is shorter, so most runs need no more than this
-            lifts = int(waited // policy.patience_of(run))
+            patience_s = policy.patience_of(run, fleet_width)
+            lifts = int(waited // patience_s)
             if lifts:
-                overdue.append((_urgent(run, run.priority + lifts - 1, now_s - waited + policy.patience_of(run)), run))
+                overdue.append((_urgent(run, run.priority + lifts - 1, now_s - waited + patience_s), run))
         if run.deadline_s is not None and _pressing(run, run.deadline_s, policy, now_s):
             keys[run.id] = _urgent(run, run.priority, run.deadline_s - run.left_s)
     for key, run in _admitted(overdue, running, fleet_width, policy):
@@ -71,16 +72,17 @@ def order(
     return [Ranked(key, run) for key, run in ranked]
 
 
-def running_key(running: Running, policy: Policy, now_s: float) -> Key:
+def running_key(running: Running, fleet_width: float, policy: Policy, now_s: float) -> Key:
     """Where a running run stands: its wait ended when it started; its expected work changes as it runs."""
     run = running.run
     attained_s = running.attained_s(now_s)
     ahead = Run(run.id, run.demand, run.submitted_s, run.expected_s, sigma=run.sigma, attained_s=attained_s)
     key = (-run.priority, 1, ahead.index_s * run.width, run.submitted_s, run.id)
     waited = waited_s(run, running.started_s)
-    lifts = int(waited // policy.patience_of(run))
+    patience_s = policy.patience_of(run, fleet_width)
+    lifts = int(waited // patience_s)
     if lifts:
-        key = _urgent(run, run.priority + lifts - 1, running.started_s - waited + policy.patience_of(run))
+        key = _urgent(run, run.priority + lifts - 1, running.started_s - waited + patience_s)
     if run.deadline_s is not None and now_s + ahead.left_s <= run.deadline_s:
         key = min(key, _urgent(run, run.priority, run.deadline_s - ahead.left_s))
     return key
@@ -116,7 +118,7 @@ def _admitted(
     held = sum(
         one.run.width
         for one in running
-        if one.stopping_until_s is None and waited_s(one.run, one.started_s) >= policy.patience_of(one.run)
+        if one.stopping_until_s is None and waited_s(one.run, one.started_s) >= policy.patience_of(one.run, fleet_width)
     )
     admitted: list[tuple[Key, Run]] = []
     for key, run in sorted(overdue, key=itemgetter(0)):

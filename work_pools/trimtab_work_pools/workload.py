@@ -113,9 +113,9 @@ class Fleet:
 class Policy:
     """What the planner aims at. Every bound that QUEUE.md states is a field here.
 
-    - `patience_s` + `patience_factor` x expected run time, at most `patience_max_s`: how long a run may be overtaken by
-      others of its priority for the sake of a lower mean wait. Then it is *overdue* and goes in order of falling due;
-      each further such period lifts it by one priority.
+    - `patience_s` + `patience_factor` x expected run time, at most `patience_max_s` (up to twice that for a run wider
+      than half the fleet): how long a run may be overtaken by others of its priority for the sake of a lower mean wait.
+      Then it is *overdue* and goes in order of falling due; each further such period lifts it by one priority.
     - `overdue_share`: of the fleet that overdue runs together may claim ahead of the rest (one is always let through).
     - `deadline_margin`: a run is *pressing* when its slack is less than this times the work left.
     - `reservations`: how many of the first waiting runs get a reservation that no other run may delay.
@@ -127,10 +127,10 @@ class Policy:
 
     patience_s: float = 7 * 86400.0
     patience_factor: float = 2.0
-    patience_max_s: float = 30 * 86400.0
-    overdue_share: float = 0.5
+    patience_max_s: float = 14 * 86400.0
+    overdue_share: float = 0.75
     deadline_margin: float = 1.0
-    reservations: int = 16
+    reservations: int = 8
     preempt: bool = True
     preempt_factor: float = 2.0
     min_run_s: float = 600.0
@@ -151,6 +151,8 @@ class Policy:
         for team, share in self.shares:
             _check(share > 0, f"policy: the share of team {team!r} must be above 0, not {share}")
 
-    def patience_of(self, run: Run) -> float:
-        """How long (s) `run` may wait before it is overdue."""
-        return min(self.patience_max_s, self.patience_s + self.patience_factor * run.expected_s)
+    def patience_of(self, run: Run, fleet_width: float) -> float:
+        """How long (s) `run` may wait before it is overdue, on a fleet of `fleet_width` GPUs."""
+        patience_s = min(self.patience_max_s, self.patience_s + self.patience_factor * run.expected_s)
+        # All others wait while one run has most of the fleet: beyond half of it, patience is in proportion.
+        return patience_s * max(1.0, 2.0 * run.width / max(fleet_width, run.width))
