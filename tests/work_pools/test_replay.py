@@ -185,6 +185,25 @@ def test_bad_traces_are_told_to_people(tmp_path: Path, text: str, says: str) -> 
     assert result.exit_code == 2 and says in result.output and "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [("nonsense=1", "no such field"), ("preempt=maybe", "true or false"), ("reservations=x", "not a number")],
+)
+def test_bad_aims_are_told_to_people(trace: Path, pair: str, says: str) -> None:
+    args = ["queue", "--jobs", str(trace), "--nodes", "2", "--policy", "trimtab", "--set", pair]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 2 and says in result.output
+
+
+def test_aims_reach_the_planner(trace: Path) -> None:
+    args = ["queue", "--jobs", str(trace), "--nodes", "1", "--policy", "trimtab"]
+    said = [
+        json.loads(CliRunner().invoke(app, [*args, "--set", f"preempt={value}"]).output.splitlines()[-1])
+        for value in ("true", "false")
+    ]
+    assert said[0]["preemptions"] > said[1]["preemptions"] == 0
+
+
 def test_reads_and_measures(tmp_path: Path, trace: Path) -> None:
     jobs = read_jobs(trace)
     assert (jobs[0].submit_s, jobs[1].submit_s, jobs[-1].num_gpus) == (0.0, 7.0, 64)

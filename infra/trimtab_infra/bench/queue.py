@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from trimtab_work_pools.simulation.baselines import Backfill, Fifo, ShortestFirst
@@ -44,7 +44,10 @@ def queue(
     seed: Annotated[int, typer.Option(help="Of the noise in the estimates.")] = 1,
     checkpoint_s: Annotated[float, typer.Option(min=0, help="A preempted job holds its GPUs this much longer.")] = 30.0,
     restart_s: Annotated[float, typer.Option(min=0, help="A resumed job makes no progress at first.")] = 60.0,
-    preempt: Annotated[bool, typer.Option(help="Whether trimtab may stop running jobs.")] = True,
+    aim: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A field of the planner's Policy, e.g. preempt_factor=3; repeatable."),
+    ] = None,
 ) -> None:
     """Replay a job trace; the last line of output is JSON with the figures.
 
@@ -55,7 +58,7 @@ def queue(
     try:
         trace = read_jobs(jobs)
         told = draw_estimates(trace, sigma, seed)
-        aims = replace(Policy(), checkpoint_s=checkpoint_s, restart_s=restart_s, preempt=preempt)
+        aims = replace(Policy(), checkpoint_s=checkpoint_s, restart_s=restart_s, **_aims(aim or []))
         stretches = run_policy(policy, trace, cluster, told, sigma, aims, costs)
         result = figures(trace, cluster, stretches)
         if schedule is not None:
@@ -71,6 +74,25 @@ def queue(
     }
     head |= {"gpus_per_node": gpus_per_node, "offered_load": offered_load(trace, cluster)}
     typer.echo(json.dumps(head | result.as_dict()))
+
+
+def _aims(pairs: list[str]) -> dict[str, Any]:
+    """Policy fields from `name=value` texts; ValueError says which are allowed."""
+    kinds = {
+        field.name: type(field.default) for field in fields(Policy) if isinstance(field.default, (bool, int, float))
+    }
+    aims: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name not in kinds:
+            raise ValueError(f"--set {pair}: no such field; allowed are {', '.join(sorted(kinds))}")
+        if kinds[name] is bool and value not in ("true", "false"):
+            raise ValueError(f"--set {pair}: must be true or false")
+        try:
+            aims[name] = value == "true" if kinds[name] is bool else kinds[name](value)
+        except ValueError:
+            raise ValueError(f"--set {pair}: {value!r} is not a number ({kinds[name].__name__})") from None
+    return aims
 
 
 def run_policy(
