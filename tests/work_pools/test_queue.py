@@ -94,7 +94,7 @@ POLICIES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(situations(), POLICIES)
 def test_never_more_given_than_there_is_and_every_run_has_one_verdict(
     situation: tuple[Fleet, tuple[Run, ...]], policy: Policy
@@ -116,7 +116,7 @@ def test_never_more_given_than_there_is_and_every_run_has_one_verdict(
         assert explain(run, fleet, made)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(situations(), POLICIES, st.randoms(use_true_random=False))
 def test_same_plan_for_any_order_of_input(situation: tuple[Fleet, tuple[Run, ...]], policy: Policy, random) -> None:  # type: ignore[no-untyped-def]
     fleet, queue = situation
@@ -126,7 +126,7 @@ def test_same_plan_for_any_order_of_input(situation: tuple[Fleet, tuple[Run, ...
     assert plan(fleet, queue, policy, NOW_S) == plan(shuffled, random.sample(queue, len(queue)), policy, NOW_S)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(situations(), POLICIES, st.randoms(use_true_random=False))
 def test_names_of_nodes_do_not_matter(situation: tuple[Fleet, tuple[Run, ...]], policy: Policy, random) -> None:  # type: ignore[no-untyped-def]
     fleet, queue = situation
@@ -144,7 +144,7 @@ def test_names_of_nodes_do_not_matter(situation: tuple[Fleet, tuple[Run, ...]], 
     assert nameless(plan(fleet, queue, policy, NOW_S)) == nameless(plan(renamed, queue, policy, NOW_S))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(situations(), POLICIES)
 def test_decide_is_the_plan_without_reasons(situation: tuple[Fleet, tuple[Run, ...]], policy: Policy) -> None:
     fleet, queue = situation
@@ -162,7 +162,7 @@ def test_a_run_that_fits_an_idle_fleet_starts(run: Run, sizes: list[int], policy
     assert [wait.code for wait in made.waits] == ([] if fits else [Code.NEVER_FITS])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(situations(), st.integers(1, 8))
 def test_more_capacity_never_leaves_the_first_run_waiting(situation: tuple[Fleet, tuple[Run, ...]], gpus: int) -> None:
     """The first in the order is never worse off; those behind it may be, as in any list scheduling (Graham 1969)."""
@@ -174,7 +174,7 @@ def test_more_capacity_never_leaves_the_first_run_waiting(situation: tuple[Fleet
     assert before <= {start.run_id for start in plan(more, queue, policy, NOW_S).starts}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(situations(), POLICIES)
 def test_stops_follow_the_rules(situation: tuple[Fleet, tuple[Run, ...]], policy: Policy) -> None:
     fleet, queue = situation
@@ -207,7 +207,7 @@ def test_outranking_has_no_cycle(keys: list[tuple[int, int, float, float, str]])
                     assert outranks(a, c, 1.5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(st.lists(runs("x"), min_size=2, max_size=8), st.integers(1, 4))
 def test_ageing_bound(drawn: list[Run], lifts: int) -> None:
     """A run that waited k patiences is behind only what was due earlier, or what stands k or more priorities higher."""

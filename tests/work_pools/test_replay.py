@@ -79,7 +79,7 @@ def check(jobs: tuple[Job, ...], cluster: Cluster, costs: Costs, stretches: tupl
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(jobs=traces(), nodes=st.integers(1, 3), gpus=st.sampled_from((1, 4, 8)), seed=st.integers(0, 3))
 def test_every_schedule_is_possible(name: str, jobs: tuple[Job, ...], nodes: int, gpus: int, seed: int) -> None:
     cluster, costs = Cluster(nodes, gpus), Costs()

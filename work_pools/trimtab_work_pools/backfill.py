@@ -30,7 +30,7 @@ class Walk:
         self._victims = Victims(fleet.running, fleet.width, policy, now_s)
         self._reserved = 0
         # What was refused once stays refused in this plan: room only shrinks, and those behind rank lower.
-        self._full: set[tuple[object, int]] = set()
+        self._full: set[tuple[object, ...]] = set()
         self._too_long: dict[tuple[object, int], float] = {}
         self._no_victims: set[tuple[object, ...]] = set()
 
@@ -41,8 +41,8 @@ class Walk:
 
     def until_settled(self, ranked: Sequence[Ranked]) -> None:
         """The same starts and stops as `all`, without the waits of runs that can change neither."""
-        shapes = {(one.run.demand, one.run.nodes) for one in ranked}
         kinds = {_kind(one) for one in ranked}
+        shapes = {kind[:2] for kind in kinds}
         for ahead, one in enumerate(ranked):
             if shapes <= self._full and (
                 self._reserved >= self._policy.reservations or not self._victims.any() or kinds <= self._no_victims
@@ -125,4 +125,5 @@ class Walk:
 
 def _kind(ranked: Ranked) -> tuple[object, ...]:
     """Runs of one kind may stop the same victims, the better ranked one at least as many."""
-    return (ranked.run.demand, ranked.run.nodes, ranked.run.team, ranked.key[:2])
+    key, run = ranked
+    return (run.demand, run.nodes, run.team, key[0], key[1])

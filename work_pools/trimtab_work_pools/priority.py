@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
+from typing import NamedTuple
 
 from trimtab_work_pools.workload import Policy, Run, Running
 
@@ -26,8 +26,7 @@ Key = tuple[int, int, float, float, str]
 _HOPELESS = -0.5  # slack in units of the work left below which a deadline is given up: no point in others paying for it
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(NamedTuple):
     """A queued run and where it stands."""
 
     key: Key
@@ -54,10 +53,11 @@ def order(
     keys: dict[str, Key] = {}
     overdue: list[tuple[Key, Run]] = []
     runs = list(queue)
+    fresh_s = now_s - policy.patience_s  # no patience is shorter: most runs need no look at their wait
     for run in runs:
-        waited = waited_s(run, now_s)
         keys[run.id] = (-run.priority, 1, run.index_s * run.width, run.submitted_s, run.id)
-        if waited >= policy.patience_s:  # no patience is shorter, so most runs need no more than this
+        if run.submitted_s <= fresh_s:
+            waited = waited_s(run, now_s)
             patience_s = policy.patience_of(run, fleet_width)
             lifts = int(waited // patience_s)
             if lifts:

@@ -127,8 +127,8 @@ class Policy:
 
     patience_s: float = 7 * 86400.0
     patience_factor: float = 2.0
-    patience_max_s: float = 14 * 86400.0
-    overdue_share: float = 0.75
+    patience_max_s: float = 21 * 86400.0
+    overdue_share: float = 0.5
     deadline_margin: float = 1.0
     reservations: int = 8
     preempt: bool = True
