@@ -127,7 +127,7 @@ class Policy:
 
     patience_s: float = 7 * 86400.0
     patience_factor: float = 2.0
-    patience_max_s: float = 21 * 86400.0
+    patience_max_s: float = 26 * 86400.0
     overdue_share: float = 0.5
     deadline_margin: float = 1.0
     reservations: int = 8
