@@ -1,0 +1,19 @@
+"""The benchmarks: `python -m trimtab_infra.bench NAME`, also mounted as `trimtab bench NAME`."""
+
+from __future__ import annotations
+
+import typer
+
+from trimtab_infra.bench.decentral import decentral
+from trimtab_infra.bench.queue import queue
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure the planner against recorded traces.")
+app.command("queue")(queue)
+app.command("decentral")(decentral)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure the planner against recorded traces."""
