@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from typer.testing import CliRunner
+
 from trimtab_infra.bench import app
 from trimtab_work_pools.simulation.decentral import Setting, arrivals, simulate
-from typer.testing import CliRunner
 
 SMALL = {"horizon_s": 900.0, "warm_up_s": 300.0}
 

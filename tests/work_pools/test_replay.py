@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
+
 from trimtab_infra.bench import app
 from trimtab_work_pools.simulation.baselines import Backfill, Fifo, ShortestFirst
 from trimtab_work_pools.simulation.philly import (
@@ -27,7 +29,6 @@ from trimtab_work_pools.simulation.planned import Planned
 from trimtab_work_pools.simulation.replay import Costs, Preempt, Scheduler, Start, State, Stretch, replay
 from trimtab_work_pools.simulation.report import figures, write_schedule
 from trimtab_work_pools.workload import Policy
-from typer.testing import CliRunner
 
 AIMS = Policy(min_run_s=100.0, patience_s=5000.0, patience_factor=1.0, patience_max_s=20_000.0)
 SCHEDULERS = {
@@ -182,7 +183,9 @@ def test_bad_traces_are_told_to_people(tmp_path: Path, text: str, says: str) -> 
     path = tmp_path / "jobs.csv"
     path.write_text(text)
     result = CliRunner().invoke(app, ["queue", "--jobs", str(path), "--nodes", "1", "--policy", "trimtab"])
-    assert result.exit_code == 2 and says in result.output and "Traceback" not in result.output
+    assert result.exit_code == 2
+    assert says in result.output
+    assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,8 @@ def test_bad_traces_are_told_to_people(tmp_path: Path, text: str, says: str) -> 
 def test_bad_aims_are_told_to_people(trace: Path, pair: str, says: str) -> None:
     args = ["queue", "--jobs", str(trace), "--nodes", "2", "--policy", "trimtab", "--set", pair]
     result = CliRunner().invoke(app, args)
-    assert result.exit_code == 2 and says in result.output
+    assert result.exit_code == 2
+    assert says in result.output
 
 
 def test_aims_reach_the_planner(trace: Path) -> None:

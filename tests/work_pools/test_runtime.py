@@ -8,6 +8,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from trimtab_work_pools.runtime import gittins_index_s, mean_left_s
 
 

@@ -27,7 +27,7 @@ class _InOrder:
     def __init__(self) -> None:
         self._order: list[tuple[float, int]] = []
 
-    def wake_s(self, state: State) -> float:
+    def wake_s(self, state: State) -> float:  # noqa: ARG002 - the protocol has it
         return math.inf
 
     def key(self, state: State, job: int) -> float:
