@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+
 from trimtab_work_pools.simulation.decentral import Outcome, Setting, simulate
 
 __all__ = ["decentral"]

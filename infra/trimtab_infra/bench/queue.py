@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from trimtab_work_pools.simulation.baselines import Backfill, Fifo, ShortestFirst
 from trimtab_work_pools.simulation.philly import Cluster, Job, TraceError, draw_estimates, offered_load, read_jobs
 from trimtab_work_pools.simulation.planned import Planned
