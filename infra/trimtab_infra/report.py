@@ -121,7 +121,7 @@ def _chart(records: Sequence[WindowRecord], metric: str) -> dict[str, object]:
         if value is None:
             continue
         kind = "keep" if not record.retrain else "promoted" if record.outcome and record.outcome.promoted else "refused"
-        x = 60 + index * (640 / max(len(records) - 1, 1))
+        x = 70 + index * (610 / max(len(records) - 1, 1))
         points.append(Point(x, 180 - 160 * (value - low) / (high - low), record.window, f"{value:.4f}", kind))
     line = " ".join(f"{point.x:.1f},{point.y:.1f}" for point in points)
     return {"points": points, "line": line, "low": f"{low:.3f}", "high": f"{high:.3f}"}
