@@ -39,9 +39,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def environment(stack: Stack) -> Iterator[dict[str, str]]:
     """This process as a client of the stack: Prefect, MLflow and processes started from here use it."""
-    from prefect.context import SettingsContext
+    from prefect.context import SettingsContext, get_settings_context
     from prefect.settings import Settings
-    from prefect.settings.context import get_settings_context
 
     before = dict(os.environ)
     settings = stack.environment()

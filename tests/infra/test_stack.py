@@ -223,3 +223,18 @@ def test_down_leaves_the_data_and_no_process_and_wipe_leaves_nothing(trimtab: Co
     assert not trimtab.state.exists()
     carriers = [process.pid for process in psutil.process_iter() if stack_id in " ".join(process.cmdline())]
     assert carriers == []
+
+
+def test_two_stacks_that_start_at_the_same_time_both_come_up(small_project: Path, tmp_path: Path) -> None:
+    commands = [Command(small_project, tmp_path / name) for name in ("one", "two")]
+    try:
+        starting = [command.start("up") for command in commands]
+        for process in starting:
+            _, err = process.communicate()
+            assert process.returncode == 0, err
+        addresses = {address for command in commands for address in command.stack.urls().values()}
+        assert len(addresses) == 4
+    finally:
+        for command in commands:
+            command.end()
+    assert [command.left() for command in commands] == [[], []]
