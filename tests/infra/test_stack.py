@@ -225,6 +225,7 @@ def test_down_leaves_the_data_and_no_process_and_wipe_leaves_nothing(trimtab: Co
     assert carriers == []
 
 
+@pytest.mark.long
 def test_two_stacks_that_start_at_the_same_time_both_come_up(small_project: Path, tmp_path: Path) -> None:
     commands = [Command(small_project, tmp_path / name) for name in ("one", "two")]
     try:
