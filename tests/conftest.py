@@ -32,7 +32,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack_id = running.folder.read().stack_id
     yield running
     running.down()
-    left = [" ".join(process.cmdline()) for process in processes.members(stack_id)]
+    left = processes.members(stack_id)
     assert not left, f"still running after down: {left}"
 
 

@@ -89,8 +89,8 @@ class Command:
         return Stack(self.state, self.project)
 
     def left(self) -> list[str]:
-        """Command lines of the stack's processes that are alive."""
-        return [" ".join(process.cmdline()) for process in processes.members(self.stack.folder.read().stack_id)]
+        """The stack's processes that are alive."""
+        return [str(process) for process in processes.members(self.stack.folder.read().stack_id)]
 
     def end(self) -> None:
         """End what tests left running, by the processes they started."""
