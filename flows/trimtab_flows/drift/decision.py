@@ -21,6 +21,7 @@ from trimtab_flows.drift.values import (
     InvalidRecord,
     from_plain,
     must_be_number,
+    must_be_typed,
     must_be_whole,
     read_json,
 )
@@ -33,7 +34,8 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a decision about one window may look at. A figure that is NaN or infinite is kept as unknown.
+    """All that a decision about one window may look at. A figure that is NaN or infinite is kept as unknown, an
+    input with such a figure is left out.
 
     Attributes:
         window: label of the window.
@@ -81,6 +83,9 @@ class Evidence:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 object.__setattr__(self, name, unknown)
+        for name in ("input_psi", "input_js"):
+            known = tuple((column, value) for column, value in getattr(self, name) if math.isfinite(value))
+            object.__setattr__(self, name, known)
 
     def to_json(self) -> str:
         """The evidence as JSON."""
@@ -94,6 +99,7 @@ class Evidence:
             InvalidRecord: it holds no evidence; the message names the field.
         """
         found = read_json(text, "evidence")
+        must_be_typed(cls, found, "evidence")
         for name in ("input_psi", "input_js"):
             if name in found:
                 found[name] = _pairs(name, found[name])
@@ -222,7 +228,11 @@ class Decision:
         found = read_json(text, "decision")
         if found.get("verdict") not in ("retrain", "wait"):
             raise InvalidRecord(f"decision: field verdict is {found.get('verdict')!r}; it must be retrain or wait")
-        return from_plain(cls, {**found, "reasons": tuple(found.get("reasons", ()))}, "decision", InvalidRecord)
+        must_be_typed(cls, found, "decision")
+        reasons = found.get("reasons", [])
+        if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
+            raise InvalidRecord(f"decision: field reasons is {reasons!r}; it must be a list of texts")
+        return from_plain(cls, {**found, "reasons": tuple(reasons)}, "decision", InvalidRecord)
 
 
 def decide(evidence: Evidence, previous: Decision | None, policy: Policy) -> Decision:

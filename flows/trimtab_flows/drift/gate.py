@@ -128,11 +128,12 @@ def _judge(first: Comparison, rows: int, against: str, policy: GatePolicy) -> tu
     if first.difference is None or first.ci_low is None or first.ci_high is None:
         return False, f"{first.metric} is not defined on these {rows:,} rows, so the challenger shows no gain."
     promote = first.ci_low > policy.min_gain
+    way = "better" if first.difference > 0 else "worse"
+    gap = f"{abs(first.difference):.4f} {way}" if first.difference else "no difference"
     least = f" by more than {policy.min_gain:g}" if policy.min_gain else ""
     return promote, (
         f"{first.metric} {first.challenger:.4f} against {first.champion:.4f} of {against}, "
-        f"{abs(first.difference):.4f} {'better' if first.difference > 0 else 'worse'} "
-        f"({policy.confidence:.0%} interval {first.ci_low:+.4f} to {first.ci_high:+.4f}): "
+        f"{gap} ({policy.confidence:.0%} interval {first.ci_low:+.4f} to {first.ci_high:+.4f}): "
         f"{'' if promote else 'not '}better{least} beyond chance."
     )
 

@@ -151,7 +151,9 @@ def _edges(numbers: np.ndarray) -> tuple[float, ...]:
         return ()
     # Edges are values that occur: between two of them, a column of few distinct values would gain empty bins.
     inner = known[np.ceil(np.arange(1, _BINS) / _BINS * known.size).astype(int) - 1]
-    edges = np.unique(np.concatenate([[np.nextafter(known[0], -np.inf)], inner, known[-1:]]))
+    with np.errstate(over="ignore"):  # nothing finite is below the smallest float: that edge falls away
+        below = np.nextafter(known[0], -np.inf)
+    edges = np.unique(np.concatenate([[below], inner, known[-1:]]))
     return tuple(float(edge) for edge in edges if np.isfinite(edge))
 
 

@@ -58,11 +58,16 @@ def fit_reference(frame: pl.DataFrame, columns: Sequence[str], scores: np.ndarra
         scores: shape (other rows,).
 
     Raises:
-        ValueError: the frame lacks a column, or an input has the name ``prediction``.
+        ValueError: the frame lacks a column, or an input has no name, the name of another or the name ``prediction``.
     """
     absent = [column for column in columns if column not in frame.columns]
     if absent:
         raise ValueError(f"the frame has no column {', '.join(absent)} to profile; it has {', '.join(frame.columns)}")
+    twice = sorted({column for column in columns if list(columns).count(column) > 1})
+    if twice:
+        raise ValueError(f"inputs {', '.join(twice)} are listed more than once; each has one profile")
+    if "" in columns:
+        raise ValueError("an input has an empty name: no metric can be logged under it; name the column")
     if PREDICTION in columns:
         raise ValueError(f"an input may not be named {PREDICTION!r}: drift of the scores goes by that name; rename it")
     profiles = [fit_profile(column, frame.get_column(column)) for column in columns]

@@ -13,9 +13,28 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
-__all__ = ["InvalidPolicy", "InvalidRecord", "from_plain", "must_be_number", "must_be_whole", "read_json"]
+__all__ = [
+    "InvalidPolicy",
+    "InvalidRecord",
+    "from_plain",
+    "must_be_number",
+    "must_be_typed",
+    "must_be_whole",
+    "read_json",
+]
 
 Value = TypeVar("Value")
+
+
+#: What JSON may hold for a field, by the field's annotation: in words, and as types. True is no number here.
+_PLAIN: dict[str, tuple[str, tuple[type, ...]]] = {
+    "str": ("a text", (str,)),
+    "bool": ("true or false", (bool,)),
+    "int": ("a whole number", (int,)),
+    "int | None": ("a whole number or null", (int, type(None))),
+    "float": ("a number", (int, float)),
+    "float | None": ("a number or null", (int, float, type(None))),
+}
 
 
 class InvalidPolicy(ValueError):
@@ -55,6 +74,20 @@ def from_plain(kind: type[Value], data: Mapping[str, Any], what: str, error: typ
     if needed:
         raise error(f"{what} lacks the field {', '.join(needed)}")
     return kind(**data)
+
+
+def must_be_typed(kind: type[Any], data: Mapping[str, Any], what: str) -> None:
+    """Refuse a record whose field holds another type than the dataclass says; nested fields are not looked at.
+
+    Raises:
+        InvalidRecord: it does, by name.
+    """
+    for field in fields(kind):
+        if field.name not in data or field.type not in _PLAIN:
+            continue
+        value, (words, allowed) = data[field.name], _PLAIN[str(field.type)]
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise InvalidRecord(f"{what}: field {field.name} is {value!r}; it must be {words}")
 
 
 def must_be_number(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from trimtab_flows.drift.decision import Decision, Evidence, InvalidPolicy, InvalidRecord, Policy, decide
@@ -155,6 +156,8 @@ def test_a_performance_without_standard_errors_is_judged_by_the_threshold_alone(
 
 figures = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
 shares = st.floats(0, 100, allow_nan=False)
+#: A PSI as someone else's code may give it.
+any_share = st.one_of(shares, st.sampled_from([math.nan, math.inf]))
 evidences = st.builds(
     Evidence,
     window=st.just("2024-05"),
@@ -165,7 +168,7 @@ evidences = st.builds(
     performance_se=shares,
     reference_performance=figures,
     reference_se=shares,
-    input_psi=st.lists(st.tuples(st.sampled_from("abc"), shares), max_size=3).map(tuple),
+    input_psi=st.lists(st.tuples(st.sampled_from("abc"), any_share), max_size=3).map(tuple),
     prediction_psi=shares,
     windows_since_retrain=st.one_of(st.none(), st.integers(0, 50)),
     champion_age=st.integers(0, 50),
@@ -212,6 +215,54 @@ def test_what_never_happens(evidence: Evidence, before: Decision | None, policy:
     assert decide(replace(evidence, input_psi=DRIFTED_INPUTS), before, policy).verdict == decision.verdict
 
 
+@given(evidences, previous, policies)
+def test_constant_evidence_never_flaps(evidence: Evidence, before: Decision | None, policy: Policy):
+    alarms, last = [], before
+    for age in range(8):
+        last = decide(replace(evidence, champion_age=evidence.champion_age + age), last, policy)
+        alarms.append(last.alarmed)
+    # The first may end what came before; from then on the same figures give the same state.
+    assert len(set(alarms)) == 1
+
+
+@given(evidences, policies)
+def test_between_any_two_retrainings_there_is_the_cooldown(evidence: Evidence, policy: Policy):
+    last, since, decided = None, None, []
+    for window in range(20):
+        seen = replace(evidence, windows_since_retrain=since, champion_age=evidence.champion_age + window)
+        last = decide(seen, last, policy)
+        if last.retrain:
+            decided.append(window)
+        since = 1 if last.retrain else None if since is None else since + 1
+    assert all(later - earlier > policy.cooldown for earlier, later in pairwise(decided))
+
+
+@given(st.floats(0.01, 10), st.floats(0, 10), st.floats(0, 1), previous, policies)
+def test_a_gain_and_a_loss_change_places_with_the_direction(
+    reference: float, performance: float, error: float, before: Decision | None, policy: Policy
+):
+    up = replace(CALM, reference_performance=reference, performance=performance, performance_se=error)
+    down = replace(up, higher_is_better=False, performance=2 * reference - performance)
+    # One subtraction more rounds otherwise: a loss that lies on a threshold may fall on either side of it.
+    loss = (reference - performance) / reference
+    bars = (0, policy.enter_loss, policy.leave_loss, policy.confidence_z * math.hypot(error, 0.005) / reference)
+    assume(all(abs(loss - bar) > 1e-9 * max(1, bar, abs(loss)) for bar in bars))
+    one, other = decide(up, before, policy), decide(down, before, policy)
+    assert (one.verdict, one.alarmed) == (other.verdict, other.alarmed)
+
+
+@given(evidences, policies, st.integers(0, 10**6))
+def test_too_few_labelled_rows_never_begin_an_alarm(evidence: Evidence, policy: Policy, rows: int):
+    few = replace(evidence, labelled_rows=rows % policy.min_labelled_rows)
+    assert not decide(few, None, policy).alarmed
+
+
+def test_an_input_without_a_finite_figure_is_left_out_so_that_the_record_stays_json():
+    odd = replace(CALM, input_psi=(("a", math.nan), ("b", 0.3), ("c", math.inf)), input_js=(("a", math.nan),))
+    assert (odd.input_psi, odd.input_js) == ((("b", 0.3),), ())
+    assert Evidence.from_json(odd.to_json()) == odd
+
+
 def test_a_policy_is_made_from_some_of_its_fields():
     assert Policy.from_mapping({"cooldown": 3}) == replace(Policy(), cooldown=3)
     assert Policy.from_mapping({}) == Policy()
@@ -247,6 +298,14 @@ def test_a_bad_policy_is_refused_by_field(fields: dict[str, object], said: str):
         (Evidence, '{"input_psi": [1]}', "field input_psi must list pairs"),
         (Decision, '{"window": "2024-05"}', "field verdict is None; it must be retrain or wait"),
         (Decision, '{"verdict": "wait", "alarm": 1}', "decision has no field alarm"),
+        (Evidence, '{"performance": "good"}', "field performance is 'good'; it must be a number or null"),
+        (Evidence, '{"performance_se": null}', "field performance_se is None; it must be a number"),
+        (Evidence, '{"labelled_rows": "many"}', "field labelled_rows is 'many'; it must be a whole number"),
+        (Evidence, '{"labelled_rows": true}', "field labelled_rows is True; it must be a whole number"),
+        (Evidence, '{"champion_age": null}', "field champion_age is None; it must be a whole number"),
+        (Decision, '{"verdict": "wait", "alarmed": "no"}', "field alarmed is 'no'; it must be true or false"),
+        (Decision, '{"verdict": "wait", "reasons": "so"}', "field reasons is 'so'; it must be a list of texts"),
+        (Decision, '{"verdict": "wait", "reasons": [1]}', "field reasons is [1]; it must be a list of texts"),
         (Policy, "[]", "this is no policy"),
     ],
 )

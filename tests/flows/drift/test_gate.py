@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trimtab_flows.drift.bootstrap import draws, standard_error
 from trimtab_flows.drift.gate import GatePolicy, gate
@@ -43,6 +45,7 @@ def test_a_challenger_that_is_worse_or_the_same_is_refused():
     same = gate(labels, old, old, (auc,))
     assert not same.promote
     assert (same.comparisons[0].ci_low, same.comparisons[0].ci_high) == (0, 0)
+    assert "of the champion, no difference (" in same.reason
 
 
 def test_a_small_gain_on_few_rows_may_be_chance():
@@ -61,6 +64,30 @@ def test_every_metric_is_positive_where_the_challenger_is_better():
         assert better.difference == pytest.approx(-worse.difference)
         assert better.difference > 0
         assert better.ci_low == pytest.approx(-worse.ci_high)
+
+
+seeds = st.integers(0, 2**32 - 1)
+metrics = st.sampled_from([auc, log_loss, brier, rmse])
+QUICK = GatePolicy(resamples=100)
+
+
+@settings(max_examples=40)
+@given(seeds, metrics, st.integers(100, 400), st.booleans())
+def test_the_same_scores_never_promote(seed: int, metric, rows: int, by_day: bool):
+    labels, scores = sample(rows, 1.0, seed, seed + 1)
+    days = np.arange(rows) % 20 if by_day else None
+    assert not gate(labels, scores, scores.copy(), (metric,), seed, QUICK, days).promote
+
+
+@settings(max_examples=40)
+@given(seeds, metrics, st.booleans())
+def test_what_is_clearly_better_promotes_and_what_is_clearly_worse_never(seed: int, metric, by_day: bool):
+    labels, weak = sample(400, 0.0, seed, seed + 1)
+    strong = 0.9 * labels + 0.1 * weak  # ranks and scales better than the other, for every metric
+    days = np.arange(400) % 20 if by_day else None
+    assert gate(labels, weak, strong, (metric,), seed, QUICK, days).promote
+    assert not gate(labels, strong, weak, (metric,), seed, QUICK, days).promote
+    assert gate(labels, None, strong, (metric,), seed, QUICK, days).promote
 
 
 def test_the_first_metric_decides():

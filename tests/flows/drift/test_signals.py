@@ -165,7 +165,7 @@ def test_a_column_that_the_window_lacks_is_missing_in_every_row():
 
 
 def test_columns_named_like_polars_own_are_measured():
-    frame = pl.DataFrame({"count": ["a", "b"], "value": ["a", "b"], "rows": ["a", "b"], "": ["a", "b"]})
+    frame = pl.DataFrame({"count": ["a", "b"], "value": ["a", "b"], "rows": ["a", "b"]})
     found = measure(fit_reference(frame, frame.columns, NOTHING), frame, NOTHING)
     assert {signal.column for signal in found} == {*frame.columns, PREDICTION}
 
@@ -199,9 +199,62 @@ def test_any_numbers_give_finite_figures_within_their_range(before: list[float |
         assert signal.kind == "psi" or signal.value <= 1
 
 
+numbers = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
+texts = st.one_of(st.none(), st.sampled_from(["a", "b", "c", "1", "nan", ""]))
+flags = st.one_of(st.none(), st.booleans())
+moments = st.one_of(st.none(), st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1)))
+rows_of_all_kinds = st.lists(st.tuples(numbers, texts, flags, moments, st.floats(0, 1)), max_size=30)
+SCHEMA = {"n": pl.Float64, "t": pl.String, "f": pl.Boolean, "m": pl.Datetime("us")}
+
+
+def split(rows: list[tuple]) -> tuple[pl.DataFrame, np.ndarray]:
+    """Inputs and scores."""
+    frame = pl.DataFrame([row[:4] for row in rows], schema=SCHEMA, orient="row")
+    return frame, np.array([row[4] for row in rows], dtype=np.float64)
+
+
+@given(rows_of_all_kinds)
+def test_a_frame_does_not_drift_from_itself(rows: list[tuple]):
+    frame, scores = split(rows)
+    found = measure(fit_reference(frame, frame.columns, scores), frame, scores)
+    assert len(found) == 2 * (frame.width + 1)
+    assert all(signal.value == 0 for signal in found)
+
+
+@given(rows_of_all_kinds, rows_of_all_kinds, st.randoms(use_true_random=False))
+def test_the_order_of_rows_changes_no_figure(before: list[tuple], now: list[tuple], random):
+    (frame, scores), (later, later_scores) = split(before), split(now)
+    found = measure(fit_reference(frame, frame.columns, scores), later, later_scores)
+    random.shuffle(before)
+    random.shuffle(now)
+    (frame, scores), (later, later_scores) = split(before), split(now)
+    assert measure(fit_reference(frame, frame.columns, scores), later, later_scores) == found
+
+
+@given(rows_of_all_kinds, rows_of_all_kinds)
+def test_every_figure_is_finite_and_survives_json(before: list[tuple], now: list[tuple]):
+    (frame, scores), (later, later_scores) = split(before), split(now)
+    reference = fit_reference(frame, frame.columns, scores)
+    found = measure(reference, later, later_scores)
+    assert measure(Reference.from_json(reference.to_json()), later, later_scores) == found
+    for signal in found:
+        assert 0 <= signal.value < math.inf
+        assert signal.kind == "psi" or signal.value <= 1
+
+
 def test_an_input_named_like_the_scores_is_refused():
     with pytest.raises(ValueError, match="an input may not be named 'prediction'"):
         fit_reference(pl.DataFrame({PREDICTION: [1.0]}), [PREDICTION], NOTHING)
+
+
+def test_an_input_without_a_name_is_refused_for_no_metric_could_bear_it():
+    with pytest.raises(ValueError, match="an input has an empty name"):
+        fit_reference(pl.DataFrame({"": [1.0]}), [""], NOTHING)
+
+
+def test_an_input_listed_twice_is_refused_by_name():
+    with pytest.raises(ValueError, match="inputs x are listed more than once"):
+        fit_reference(pl.DataFrame({"x": [1.0], "y": [1.0]}), ["x", "y", "x"], NOTHING)
 
 
 def test_a_column_that_the_frame_lacks_is_refused_by_name():
