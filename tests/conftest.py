@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(STARTS_SERVERS_S))
+
+
+@pytest.fixture(scope="session")
+def outside() -> dict[str, str]:
+    """The environment of a person's own shell: nothing of the session's stack in it, and our commands on the path."""
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "TRIMTAB_"))
+    }
+    return {**own, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{own.get('PATH', os.defpath)}"}
 
 
 @pytest.fixture(scope="session")

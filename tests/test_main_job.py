@@ -21,8 +21,8 @@ TRIMTAB = [sys.executable, "-m", "trimtab_infra"]
 pytestmark = pytest.mark.timeout(900)
 
 
-def trimtab(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*TRIMTAB, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+def trimtab(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*TRIMTAB, *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 def finished_stages(state: Path, stage: str) -> list[str]:
@@ -50,10 +50,12 @@ def stack_members(state: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def two_months(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def two_months(
+    tmp_path_factory: pytest.TempPathFactory, outside: dict[str, str]
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """State and outcome of the main job on March and April."""
     state = tmp_path_factory.mktemp("job") / "state"
-    return state, trimtab("demo", "--state", str(state), "--through", "2013-04", cwd=ROOT)
+    return state, trimtab("demo", "--state", str(state), "--through", "2013-04", cwd=ROOT, env=outside)
 
 
 def test_the_main_job_ends_with_its_table_and_where_to_look(two_months) -> None:
@@ -73,9 +75,9 @@ def test_nothing_is_left_running(two_months) -> None:
     assert stack_members(two_months[0]) == []
 
 
-def test_a_second_run_repeats_no_finished_stage(two_months) -> None:
+def test_a_second_run_repeats_no_finished_stage(two_months, outside: dict[str, str]) -> None:
     state, _ = two_months
-    again = trimtab("demo", "--state", str(state), "--through", "2013-04", cwd=ROOT)
+    again = trimtab("demo", "--state", str(state), "--through", "2013-04", cwd=ROOT, env=outside)
     assert again.returncode == 0, again.stdout + again.stderr
     assert finished_stages(state, "monitor") == ["monitor 2013-03", "monitor 2013-04"]
     assert len(finished_stages(state, "train")) == 2
@@ -90,23 +92,26 @@ def test_a_second_run_repeats_no_finished_stage(two_months) -> None:
         pytest.param("score", marks=pytest.mark.long),
     ],
 )
-def test_killed_in_a_stage_it_goes_on_from_there(place: str, tmp_path: Path) -> None:
+def test_killed_in_a_stage_it_goes_on_from_there(place: str, tmp_path: Path, outside: dict[str, str]) -> None:
     for name in ("toy_recipe.py", "interrupted_recipe.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path)
-    assert trimtab("init", "interrupted_recipe:interrupted", cwd=tmp_path).returncode == 0
+    assert trimtab("init", "interrupted_recipe:interrupted", cwd=tmp_path, env=outside).returncode == 0
     job = ["demo", "--recipe", "interrupted_recipe:interrupted", "--deployment", "interrupted", "--through", "2024-04"]
     state = tmp_path / ".trimtab"
     pipe = tmp_path / f"stop-at-{place}"
     os.mkfifo(pipe)
-    with subprocess.Popen(
-        [*TRIMTAB, *job], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as first:
+    first = subprocess.Popen(
+        [*TRIMTAB, *job], cwd=tmp_path, env=outside, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
         assert pipe.read_text() == "reached"
         before = finished_stages(state, "train"), finished_stages(state, "monitor")
+    finally:
         first.kill()
+        first.wait()
         processes.kill(processes.members(StateFolder(state).read().stack_id))
     pipe.unlink()
-    done = trimtab(*job, cwd=tmp_path)
+    done = trimtab(*job, cwd=tmp_path, env=outside)
     assert done.returncode == 0, done.stdout + done.stderr
     trained, monitored = finished_stages(state, "train"), finished_stages(state, "monitor")
     assert trained == ["train 2024-01..2024-02", "train 2024-01..2024-04"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,16 +29,15 @@ def test_the_recipe_has_under_80_lines() -> None:
 
 
 @pytest.mark.timeout(900)
-def test_a_model_of_ones_own_runs_as_written(tmp_path: Path) -> None:
+def test_a_model_of_ones_own_runs_as_written(tmp_path: Path, outside: dict[str, str]) -> None:
     recipe, commands = own_model()
     (tmp_path / "sales_recipe.py").write_text(recipe)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in commands:
         done = subprocess.run(
             command,
             shell=True,
             cwd=tmp_path,
-            env={**os.environ, "PATH": path},
+            env=outside,
             capture_output=True,
             text=True,
             check=False,

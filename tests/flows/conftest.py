@@ -23,7 +23,7 @@ def connected(stack: Stack) -> Iterator[None]:
         "results.local_storage_path": environment["PREFECT_LOCAL_STORAGE_PATH"],
     }
     before = dict(os.environ)
-    os.environ.update({name: value for name, value in environment.items() if name.startswith(("MLFLOW_", "TRIMTAB_"))})
+    os.environ.update({name: value for name, value in environment.items() if name.startswith("MLFLOW_")})
     with temporary_settings(settings):
         yield
     os.environ.clear()
