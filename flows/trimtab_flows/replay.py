@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel
@@ -46,11 +48,13 @@ def find_training(run: str) -> str:
     if "/" in run:
         name, _, version = run.rpartition("/")
         return str(tracking.model_version(name, version).run_id)
-    everywhere = [experiment.experiment_id for experiment in api.search_experiments()]
-    for condition in (f"attributes.run_id = '{run}'", f"tags.`trimtab.flow_run_id` = '{run}'"):
-        found = api.search_runs(everywhere, f"{condition} and tags.`trimtab.manifest` != ''", max_results=1)
-        if found:
-            return str(found[0].info.run_id)
+    # Nothing else is an id; and nothing else may reach MLflow's filter language.
+    if re.fullmatch(r"[0-9a-f-]{32,36}", run):
+        everywhere = [experiment.experiment_id for experiment in api.search_experiments()]
+        for condition in (f"attributes.run_id = '{run}'", f"tags.`trimtab.flow_run_id` = '{run}'"):
+            found = api.search_runs(everywhere, f"{condition} and tags.`trimtab.manifest` != ''", max_results=1)
+            if found:
+                return str(found[0].info.run_id)
     raise NotReplayable(
         f"no training run {run!r} in MLflow: give an MLflow run id, a model and version (flights/3), "
         "or the id of the Prefect flow run that trained"
