@@ -46,7 +46,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     assert not left, f"still running after down: {left}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def environment(stack: Stack) -> Iterator[dict[str, str]]:
     """This process as a client of the stack: Prefect, MLflow and processes started from here use it."""
     from prefect.context import SettingsContext, get_settings_context

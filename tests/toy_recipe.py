@@ -86,6 +86,19 @@ class BadRows(Toy):
         return {"events": events.with_columns(x=pl.when(place < 3).then(pl.lit(99.0)).otherwise("x"))}
 
 
+class BadFeatures(Toy):
+    """One feature in twenty is out of the range that the features contract allows."""
+
+    name = "toy-bad-features"
+    features = Contract(
+        "features",
+        RAW.update_column("x", checks=[pa.Check.in_range(-2, 2)]),
+        key=("id",),
+        event_time="at",
+        max_quarantined_share=0.2,
+    )
+
+
 class MissingColumn(Toy):
     """The source lost a column."""
 
@@ -105,4 +118,5 @@ class Unservable(Toy):
         return np.full(frame.height, np.nan) if frame.height == 100 else scores
 
 
-toy, bad_rows, missing_column, unservable = Toy(), BadRows(), MissingColumn(), Unservable()
+toy, bad_rows, bad_features = Toy(), BadRows(), BadFeatures()
+missing_column, unservable = MissingColumn(), Unservable()

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from trimtab_flows import runtime, tracking
 from trimtab_flows.drift.gate import GatePolicy, gate
 from trimtab_flows.faults import RETRIES
+from trimtab_flows.ingest import FEATURES
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.recipe import Recipe
 from trimtab_flows.steps.split import labelled
@@ -90,24 +91,27 @@ def evaluate(recipe: str, challenger: int, champion: int | None = None, windows:
         windows: ingested windows to compare on; the stretch held back from the challenger when not given.
 
     Raises:
-        ValueError: the champion, or the challenger, was trained on rows of that stretch.
+        ValueError: the champion, or the challenger, was trained on rows of that stretch, or they are the same version.
     """
     loaded = load_recipe(recipe)
     found = loaded.recipe
     candidate = tracking.model_version(found.name, challenger)
     incumbent = tracking.model_version(found.name, champion) if champion else tracking.champion(found.name)
     if incumbent is not None and incumbent.version == candidate.version:
-        if windows is None and "trimtab.gate" in candidate.tags:
-            # It was let through before, on these very rows; it is not compared with itself.
+        if windows is not None or champion is not None:
+            raise ValueError(
+                f"{found.name} version {challenger} cannot be compared with itself; name another version as champion"
+            )
+        if "trimtab.gate" in candidate.tags:
+            # It was let through before, on these very rows.
             return Evaluation(**tracking.read_json(tracking.training_run(candidate), EVALUATION))
-        incumbent = None
-    chosen = windows or candidate.tags["trimtab.windows"]
+        incumbent = None  # promoted by force, without having been compared
     since = Window.parse(windows).start_time if windows else datetime.fromisoformat(candidate.tags["trimtab.cut"])
     for version in filter(None, (candidate, incumbent)):
         _refuse_seen(found, version, since)
-    catalog = runtime.catalog(found.name)
     if windows:
-        digests = tuple(catalog.get("features", each).digest for each in Window.parse(chosen).split(found.cadence))
+        catalog = runtime.catalog(found.name)
+        digests = tuple(catalog.get(FEATURES, each).digest for each in Window.parse(windows).split(found.cadence))
     else:
         run = tracking.client().get_run(tracking.training_run(candidate))
         digests = tuple(

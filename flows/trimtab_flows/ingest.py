@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import INPUTS, NO_CACHE, TASK_SOURCE
 from pydantic import BaseModel
 
 from trimtab_flows import runtime
 from trimtab_flows.contracts.check import check
-from trimtab_flows.contracts.contract import ContractRefused, Verdict
-from trimtab_flows.contracts.report import to_markdown
 from trimtab_flows.faults import RETRIES
+from trimtab_flows.handover import Checked, keep, record, report
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.snapshots.lineage import Edge
 from trimtab_flows.windows import Window
 
-__all__ = ["FEATURES", "Checked", "Ingested", "ingest"]
+__all__ = ["FEATURES", "Ingested", "ingest"]
 
-#: Name of the features table in the catalog; a raw table is ``raw.<name>``, its quarantine ``quarantine.<name>``.
+#: Name of the features table in the catalog; a raw table is ``raw.<name>``.
 FEATURES = "features"
-
-
-class Checked(BaseModel, frozen=True):
-    """One table after its check: digests of the rows that passed and of those in quarantine, and their numbers."""
-
-    table: str
-    accepted: str
-    rows: int
-    quarantined: str | None = None
-    quarantined_rows: int = 0
 
 
 class Ingested(BaseModel, frozen=True):
@@ -81,9 +69,9 @@ def check_raw(recipe: str, code: str, window: str, landed: dict[str, str]) -> tu
         check(contract, runtime.library().get(landed[name]), as_of=period.end_time)
         for name, contract in found.raw.items()
     ]
-    _report(f"contract-{found.name}-raw-{period}", f"Raw tables of {found.name}, {period}", verdicts)
+    report(f"contract-{found.name}-raw-{period}", f"Raw tables of {found.name}, {period}", verdicts)
     return tuple(
-        _keep(found.name, period, verdict, f"raw.{name}", (landed[name],), f"check {name}")
+        keep(found.name, period, verdict, f"raw.{name}", (landed[name],), f"check {name}")
         for (name, verdict) in zip(found.raw, verdicts, strict=True)
     )
 
@@ -105,8 +93,8 @@ def build_features(recipe: str, code: str, window: str, accepted: dict[str, str]
     period = Window.parse(window)
     frame = found.build({name: runtime.library().get(digest) for name, digest in accepted.items()})
     verdict = check(found.features, frame, as_of=period.end_time)
-    _report(f"contract-{found.name}-features-{period}", f"Features of {found.name}, {period}", [verdict])
-    return _keep(found.name, period, verdict, FEATURES, tuple(accepted.values()), "build")
+    report(f"contract-{found.name}-features-{period}", f"Features of {found.name}, {period}", [verdict])
+    return keep(found.name, period, verdict, FEATURES, tuple(accepted.values()), "build")
 
 
 @flow(name="ingest", flow_run_name="ingest {window}", persist_result=True)
@@ -135,45 +123,3 @@ def ingest(recipe: str, window: str, landed: dict[str, str] | None = None) -> In
     )
     record(found.name, period, (*tables, features))
     return Ingested(recipe=recipe, window=window, tables=tables, features=features)
-
-
-def record(subject: str, window: Window, tables: tuple[Checked, ...]) -> None:
-    """Make these snapshots the ones that count for this window."""
-    catalog, run = runtime.catalog(subject), runtime.flow_run_id()
-    for checked in tables:
-        catalog.record(checked.table, window, checked.accepted, checked.rows, run, quarantined=checked.quarantined_rows)
-        if checked.quarantined:
-            quarantine = checked.table.replace("raw.", "quarantine.", 1)
-            catalog.record(quarantine, window, checked.quarantined, checked.quarantined_rows, run)
-
-
-def _keep(subject: str, window: Window, verdict: Verdict, table: str, inputs: tuple[str, ...], stage: str) -> Checked:
-    """Store both halves of a checked table, with where they came from."""
-    accepted = runtime.library().put(verdict.accepted_or_raise())
-    run = runtime.flow_run_id()
-    if accepted.digest not in inputs:  # a clean table is its own checked form
-        runtime.lineage().record(Edge(accepted.digest, inputs, stage, subject, window.label, run))
-    quarantined = None
-    if verdict.quarantined.height:
-        quarantined = runtime.library().put(verdict.quarantined).digest
-        runtime.lineage().record(Edge(quarantined, inputs, f"{stage}: quarantine", subject, window.label, run))
-    return Checked(
-        table=table,
-        accepted=accepted.digest,
-        rows=accepted.rows,
-        quarantined=quarantined,
-        quarantined_rows=verdict.quarantined.height,
-    )
-
-
-def _report(key: str, title: str, verdicts: list[Verdict]) -> None:
-    """Show the verdicts in the Prefect UI, and stop if a table was refused."""
-    create_markdown_artifact(
-        markdown=f"# {title}\n\n" + "\n\n".join(to_markdown(verdict) for verdict in verdicts),
-        key=key.lower().replace("_", "-").replace("..", "-to-"),
-        description=", ".join(f"{verdict.table}: {verdict.status}" for verdict in verdicts),
-    )
-    refused = [verdict for verdict in verdicts if verdict.status == "refused"]
-    if refused:
-        failures = tuple(failure for verdict in refused for failure in verdict.failures)
-        raise ContractRefused(", ".join(verdict.table for verdict in refused), failures)

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 
-from trimtab_flows.automations import RetrainRequested
 from trimtab_flows.history import monitored_windows, outcome_of
 from trimtab_flows.ingest import ingest
 from trimtab_flows.loading import LoadedRecipe, load_recipe
-from trimtab_flows.monitor import monitor
+from trimtab_flows.monitor import Monitored, monitor
 from trimtab_flows.recipe import Recipe
 from trimtab_flows.retrain import retrain
 from trimtab_flows.score import score
@@ -33,7 +33,12 @@ def arrived(recipe: Recipe, as_of: datetime) -> Iterator[Window]:
         window = window.following(recipe.cadence)
 
 
-@flow(name="lifecycle", flow_run_name="lifecycle as of {as_of}")
+def _run_name() -> str:
+    as_of = flow_run.parameters.get("as_of")
+    return f"lifecycle as of {as_of:%Y-%m-%d}" if as_of else "lifecycle as of now"
+
+
+@flow(name="lifecycle", flow_run_name=_run_name)
 def lifecycle(
     recipe: str, as_of: datetime | None = None, policy: dict[str, Any] | None = None, retrain_timeout_s: int = 6 * 3600
 ) -> list[str]:
@@ -79,19 +84,14 @@ def lifecycle(
 def _take(loaded: LoadedRecipe, window: Window, policy: dict[str, Any], timeout_s: int) -> bool:
     """One window from its data to what came of its decision; False when that was done before."""
     name = loaded.recipe.name
-    run = monitored_windows(name).get(window.label)
-    fresh = run is None
-    if run is None:
+    done = monitored_windows(name).get(window.label)
+    if done is None:
         ingest(loaded.reference, window.label)
         score(loaded.reference, window.label)
-        monitor(loaded.reference, window.label, policy)
-        run = monitored_windows(name)[window.label]
-    tags = run.data.tags
-    if tags["trimtab.verdict"] != "retrain":
-        return fresh
-    decision = tags["trimtab.key"]
-    if outcome_of(name, decision) is not None:
-        return fresh
-    reasons = tuple(tags["trimtab.reasons"].split("\n"))
-    settle(RetrainRequested(name, loaded.reference, tags["trimtab.retrain_on"], decision, reasons), timeout_s)
+        monitored = monitor(loaded.reference, window.label, policy)
+    else:
+        monitored = Monitored.of(name, done)
+    if not monitored.retrain or outcome_of(name, monitored.decision) is not None:
+        return done is None
+    settle(monitored.request(loaded.reference), timeout_s)
     return True

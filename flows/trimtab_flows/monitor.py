@@ -14,6 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel
 
 from trimtab_flows import runtime, tracking
+from trimtab_flows.automations import RetrainRequested
 from trimtab_flows.drift.charts import drift_markdown, drift_svg
 from trimtab_flows.drift.decision import Decision, Evidence, Policy, decide
 from trimtab_flows.drift.gate import standard_error
@@ -24,6 +25,7 @@ from trimtab_flows.ingest import FEATURES
 from trimtab_flows.loading import LoadedRecipe, load_recipe
 from trimtab_flows.recipe import Recipe
 from trimtab_flows.score import PREDICTIONS
+from trimtab_flows.settle import announce
 from trimtab_flows.steps.predictions import SCORE, Scored, scored_labels
 from trimtab_flows.train import REFERENCE
 from trimtab_flows.windows import Window
@@ -32,7 +34,10 @@ __all__ = ["Monitored", "monitor"]
 
 
 class Monitored(BaseModel, frozen=True):
-    """A monitored window: its MLflow run, and the decision. ``decision`` is the id that a retraining carries."""
+    """A monitored window: its MLflow run, and the decision.
+
+    ``decision`` is the id that a retraining carries, ``retrain_on`` the windows it would train on.
+    """
 
     model: str
     version: int
@@ -40,7 +45,27 @@ class Monitored(BaseModel, frozen=True):
     run_id: str
     decision: str
     retrain: bool
+    retrain_on: str
     reasons: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, run: Run) -> Monitored:
+        """What a finished monitoring run recorded."""
+        tags = run.data.tags
+        return cls(
+            model=name,
+            version=int(tags["trimtab.model_version"]),
+            window=tags["trimtab.window"],
+            run_id=run.info.run_id,
+            decision=tags["trimtab.key"],
+            retrain=tags["trimtab.verdict"] == "retrain",
+            retrain_on=tags["trimtab.retrain_on"],
+            reasons=tuple(tags["trimtab.reasons"].split("\n")),
+        )
+
+    def request(self, recipe: str) -> RetrainRequested:
+        """The event that announces the decision."""
+        return RetrainRequested(self.model, recipe, self.retrain_on, self.decision, self.reasons)
 
 
 @task(task_run_name="monitor {window}", timeout_seconds=3600, persist_result=True, **RETRIES)
@@ -79,12 +104,12 @@ def measure_and_decide(recipe: str, window: str, policy: dict[str, Any]) -> Moni
             _log_decision(run_id, loaded.recipe, period, evidence, Policy.from_mapping(policy))
         run = tracking.find_run(experiment, key)
         assert run is not None
-    return _read(name, run)
+    return Monitored.of(name, run)
 
 
 @flow(name="monitor", flow_run_name="monitor {window}", persist_result=True)
 def monitor(recipe: str, window: str, policy: dict[str, Any] | None = None) -> Monitored:
-    """Measure a scored window and decide. The decision is recorded; `lifecycle` announces it.
+    """Measure a scored window and decide. A decision to retrain is announced, for the automation to act on.
 
     Args:
         recipe: ``module:attribute``.
@@ -99,13 +124,16 @@ def monitor(recipe: str, window: str, policy: dict[str, Any] | None = None) -> M
     monitored = measure_and_decide(recipe, window, policy or {})
     said = "retrain" if monitored.retrain else "keep"
     get_run_logger().info("%s %s: %s. %s", monitored.model, window, said, " ".join(monitored.reasons))
+    if monitored.retrain:
+        announce(monitored.request(recipe))
     return monitored
 
 
 def _quarantined(recipe: Recipe, window: Window) -> int:
     """Rows of the window that are in quarantine, over all tables."""
     catalog = runtime.catalog(recipe.name)
-    entries = [catalog.find(table, window) for table in (FEATURES, *(f"raw.{table}" for table in recipe.raw))]
+    tables = (FEATURES, PREDICTIONS, *(f"raw.{table}" for table in recipe.raw))
+    entries = [catalog.find(table, window) for table in tables]
     return sum(entry.quarantined for entry in entries if entry is not None)
 
 
@@ -201,17 +229,4 @@ def _log_decision(run_id: str, recipe: Recipe, window: Window, evidence: Evidenc
         ),
         key=f"decision-{recipe.name}-{window}".replace("_", "-").lower(),
         description=f"{verdict}: {decision.reasons[0] if decision.reasons else ''}",
-    )
-
-
-def _read(name: str, run: Run) -> Monitored:
-    tags = run.data.tags
-    return Monitored(
-        model=name,
-        version=int(tags["trimtab.model_version"]),
-        window=tags["trimtab.window"],
-        run_id=run.info.run_id,
-        decision=tags["trimtab.key"],
-        retrain=tags["trimtab.verdict"] == "retrain",
-        reasons=tuple(tags["trimtab.reasons"].split("\n")),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -88,12 +89,18 @@ def train_again(run_id: str) -> Replayed:
             old.seed,
             Resources(cpus=old.devices.threads),
         )
+        # What is not finite is not logged.
         before = {
             name.removeprefix("holdout/"): value
             for name, value in original.data.metrics.items()
             if name.startswith("holdout/") and name != "holdout/rows"
         }
-        results = [str(difference) for difference in compare_metrics(before, fitted.metrics)]
+        results = [
+            str(difference)
+            for difference in compare_metrics(
+                before, {name: value for name, value in fitted.metrics.items() if isfinite(value)}
+            )
+        ]
         predictions = runtime.library().put(fitted.predictions).digest
         if predictions != original.data.tags["trimtab.holdout_predictions"]:
             results.append("predictions on the holdout differ")

@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from trimtab_flows import runtime, tracking
 from trimtab_flows.contracts.check import check
 from trimtab_flows.faults import RETRIES
+from trimtab_flows.handover import Checked, keep, record, report
 from trimtab_flows.ingest import FEATURES
 from trimtab_flows.loading import load_recipe
-from trimtab_flows.snapshots.lineage import Edge
 from trimtab_flows.steps.predictions import predictions_table
 from trimtab_flows.windows import Window
 
@@ -22,13 +22,17 @@ PREDICTIONS = "predictions"
 
 
 class Scored(BaseModel, frozen=True):
-    """The predictions of one window: the snapshot, and the version that made it."""
+    """The predictions of one window: the version that made them, and the table after its check."""
 
     model: str
     version: int
     window: str
-    predictions: str
-    rows: int
+    table: Checked
+
+    @property
+    def predictions(self) -> str:
+        """Digest of the predictions that count."""
+        return self.table.accepted
 
 
 @task(
@@ -38,7 +42,7 @@ class Scored(BaseModel, frozen=True):
     cache_policy=INPUTS + TASK_SOURCE,
     **RETRIES,
 )
-def predict(recipe: str, code: str, window: str, version: int, features: str) -> Scored:
+def predict(recipe: str, code: str, window: str, version: int, features: str) -> Checked:
     """Predictions of a features snapshot, checked against the recipe's contract and stored.
 
     Raises:
@@ -49,10 +53,9 @@ def predict(recipe: str, code: str, window: str, version: int, features: str) ->
     frame = runtime.library().get(features)
     scores = found.predict(tracking.load_model(found.name, version, found.flavor), frame)
     verdict = check(found.predictions, predictions_table(found, frame, scores), as_of=period.end_time)
-    stored = runtime.library().put(verdict.accepted_or_raise())
+    report(f"contract-{found.name}-predictions-{period}", f"Predictions of {found.name}, {period}", [verdict])
     origins = (f"model:{found.name}/{version}", features)
-    runtime.lineage().record(Edge(stored.digest, origins, "score", found.name, period.label, runtime.flow_run_id()))
-    return Scored(model=found.name, version=version, window=window, predictions=stored.digest, rows=stored.rows)
+    return keep(found.name, period, verdict, PREDICTIONS, origins, "score")
 
 
 @flow(name="score", flow_run_name="score {window}", persist_result=True)
@@ -71,10 +74,8 @@ def score(recipe: str, window: str, model: str = tracking.CHAMPION) -> Scored:
     """
     loaded = load_recipe(recipe)
     name, period = loaded.recipe.name, Window.parse(window)
-    catalog = runtime.catalog(name)
-    features = catalog.get(FEATURES, period).digest
-    version = tracking.model_version(name, model)
-    scored = predict(recipe, loaded.code, window, int(version.version), features)
-    made_by = f"model:{name}/{version.version}"
-    catalog.record(PREDICTIONS, period, scored.predictions, scored.rows, runtime.flow_run_id(), made_by)
-    return scored
+    features = runtime.catalog(name).get(FEATURES, period).digest
+    version = int(tracking.model_version(name, model).version)
+    table = predict(recipe, loaded.code, window, version, features)
+    record(name, period, [table], made_by=f"model:{name}/{version}")
+    return Scored(model=name, version=version, window=window, table=table)

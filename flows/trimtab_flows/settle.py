@@ -22,7 +22,7 @@ from prefect.flow_runs import wait_for_flow_run
 from trimtab_flows.automations import RetrainRequested
 from trimtab_flows.history import Outcome, outcome_of
 
-__all__ = ["MAX_ATTEMPTS", "RetrainLost", "settle"]
+__all__ = ["MAX_ATTEMPTS", "RetrainLost", "announce", "runs_of", "settle"]
 
 #: How often a decision is announced before a person has to look.
 MAX_ATTEMPTS = 3
@@ -67,6 +67,12 @@ def settle(request: RetrainRequested, timeout_s: int) -> Outcome:
                 f"{request.model}: {run.name} has not ended within {timeout_s} s; look at it in Prefect"
             ) from None
     return outcome
+
+
+def announce(request: RetrainRequested) -> None:
+    """Send a decision to retrain, unless something has come of it already."""
+    if outcome_of(request.model, request.decision) is None and not runs_of(request.decision):
+        request.send()
 
 
 def runs_of(decision: str) -> list[FlowRun]:

@@ -11,10 +11,14 @@ import importlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
+from time import time
 from typing import Any
 
 import mlflow
-from mlflow.entities import Run
+from mlflow.data.http_dataset_source import HTTPDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -125,11 +129,8 @@ def open_run(experiment: str, stage: str, key: str, name: str, tags: Mapping[str
 
 def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
     """Log metrics in one call; NaN and infinities are left out, since MLflow's stores treat them unlike each other."""
-    from math import isfinite
-    from time import time
-
     now = int(time() * 1000)
-    batch = [mlflow.entities.Metric(key, float(value), now, step) for key, value in metrics.items() if isfinite(value)]
+    batch = [Metric(key, float(value), now, step) for key, value in metrics.items() if isfinite(value)]
     client().log_batch(run_id, metrics=batch)
 
 
@@ -138,10 +139,6 @@ def log_inputs(run_id: str, inputs: Mapping[str, str], source: str) -> None:
 
     MLflow's dataset digest holds 36 characters at most, and is cut from ours.
     """
-    from mlflow.data.http_dataset_source import HTTPDatasetSource
-    from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.entities import DatasetInput, InputTag, RunTag
-
     datasets = []
     for name, digest in inputs.items():
         address = HTTPDatasetSource(f"{source}#{digest}")  # type: ignore[no-untyped-call]

