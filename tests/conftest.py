@@ -50,6 +50,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def environment(stack: Stack) -> Iterator[dict[str, str]]:
     """This process as a client of the stack: Prefect, MLflow and processes started from here use it."""
     from prefect.context import SettingsContext, get_settings_context
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import Settings
 
     before = dict(os.environ)
@@ -59,6 +61,9 @@ def environment(stack: Stack) -> Iterator[dict[str, str]]:
     try:
         with SettingsContext(profile=get_settings_context().profile, settings=Settings()):
             yield settings
+            # Or they would look for a server that is gone, for a minute, when the tests have ended.
+            APILogWorker.drain_all()
+            EventsWorker.drain_all()
     finally:
         os.environ.clear()
         os.environ.update(before)
