@@ -34,6 +34,7 @@ class Question:
                 self._gpu_fits[place, column] = _suits(gpu, demand)
                 self._gpu_memory[place, column] = _memory_mib(gpu, demand)
             self.oversize[place] = _oversize(kind, demand)
+        self.suits = self._gpu_fits.sum(axis=1) >= max(1, demand.gpus)
         self._any_gpu = bool(self._gpu_fits.all())
         self._no_memory = not self._gpu_memory.any()
 

@@ -96,6 +96,10 @@ class FleetTable:
         share = sum(free for free, _ in gpus)
         return (node.cpu_free_milli, share, node.memory_free_mib, node.disk_free_mib, kind, tuple(gpus))
 
+    def kind_number(self, name: str) -> int:
+        """The place in `kinds` of the kind of a node."""
+        return self._kind_of[name]
+
     def one_of(self, row: int) -> Node:
         """A node in the state of `row`. Which one makes no difference but to people, who get the first by name."""
         return self.nodes[self._names[row][0]]
