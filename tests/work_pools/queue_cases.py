@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab_work_pools.rooms import Claim, Slots
-from trimtab_work_pools.workload import Fleet, Member, Policy, Run, Running
+from trimtab_work_pools.queue.rooms import Claim, Slots
+from trimtab_work_pools.queue.workload import Fleet, Member, Policy, Run, Running
 
 CASES = Path(__file__).parents[1] / "cases" / "queue"
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from queue_cases import CASES, read_case
 
-from trimtab_work_pools.explain import explain
-from trimtab_work_pools.priority import order, outranks, running_key
+from trimtab_work_pools.queue.explain import explain
+from trimtab_work_pools.queue.priority import order, outranks, running_key
 from trimtab_work_pools.queue import decide, plan
-from trimtab_work_pools.rooms import Claim, Slots
-from trimtab_work_pools.verdicts import Code, Plan
-from trimtab_work_pools.workload import Fleet, Member, Policy, Run, Running, WorkloadError
+from trimtab_work_pools.queue.rooms import Claim, Slots
+from trimtab_work_pools.queue.verdicts import Code, Plan
+from trimtab_work_pools.queue.workload import Fleet, Member, Policy, Run, Running, WorkloadError
 
 NOW_S = 1_000_000.0
 

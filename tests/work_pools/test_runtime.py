@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab_work_pools.runtime import gittins_index_s, mean_left_s
+from trimtab_work_pools.queue.runtime import gittins_index_s, mean_left_s
 
 
 def test_exact_estimates_give_the_remaining_time() -> None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trimtab_work_pools.filter import Question
+from trimtab_work_pools.rank.filter import Question
 from trimtab_work_pools.fit import Fit, Refused, fit, options
-from trimtab_work_pools.fleet import FleetTable
-from trimtab_work_pools.mix import Mix
-from trimtab_work_pools.outlook import Aims
-from trimtab_work_pools.rank import NOT_HERE, Floats, Ranking, StrandingRank
+from trimtab_work_pools.rank.table import FleetTable
+from trimtab_work_pools.rank.mix import Mix
+from trimtab_work_pools.rank.outlook import Aims
+from trimtab_work_pools.rank.stranding import NOT_HERE, Floats, Ranking, StrandingRank
 from trimtab_work_pools.resources import Demand, Inventory, Placement
 
 __all__ = ["Placer", "Unplaced", "place"]
@@ -133,7 +133,7 @@ class Placer:
         rows = np.flatnonzero(scores >= top - _EQUAL)
         if len(rows) == 1:
             return int(rows[0])
-        return min((int(row) for row in rows), key=self.table.signatures.__getitem__)
+        return min((int(row) for row in rows), key=self.table.states.__getitem__)
 
     def _gang(self, scores: Floats, demand: Demand) -> tuple[Placement, ...]:
         """The nodes of a gang, one after the other, in as many failure domains as the scores are worth."""
@@ -157,7 +157,7 @@ class Placer:
         if not domain or domain in domains:
             return
         domains.add(domain)
-        same = np.array([kind.failure_domain == domain for kind in self.table.kinds])
+        same = np.array([kind.failure_domain == domain for kind in self.table.kinds.nodes])
         scores[: self.table.size][same[self.table.kind[: self.table.size]]] -= self._apart
 
     def _devices(self, name: str, demand: Demand) -> Placement | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 __all__ = ["WHOLE", "CapacityError", "Demand", "Gpu", "Grant", "Inventory", "Node", "Placement", "labels_of"]
 
@@ -214,13 +213,3 @@ class Demand:
     def gpu_milli(self) -> int:
         """GPUs it takes on one node, in thousandths."""
         return self.gpus * self.gpu_share_milli
-
-    @staticmethod
-    def from_job_variables(variables: Mapping[str, Any]) -> Demand:
-        """The demand written under `resources:` in job variables (none there: an empty demand).
-
-        Raises DemandError, which names every key that is wrong and says what is allowed.
-        """
-        from trimtab_work_pools.wishes import read_demand  # it builds Demands, so it imports this module
-
-        return read_demand(variables)

@@ -15,7 +15,7 @@ from trimtab_work_pools.simulation.philly import Cluster, Job, TraceError, draw_
 from trimtab_work_pools.simulation.planned import Planned
 from trimtab_work_pools.simulation.replay import Costs, Scheduler, Stretch, replay
 from trimtab_work_pools.simulation.report import figures, write_schedule
-from trimtab_work_pools.workload import Policy
+from trimtab_work_pools.queue.workload import Policy
 
 __all__ = ["Estimates", "PolicyName", "queue"]
 

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trimtab_work_pools.queue import decide
-from trimtab_work_pools.rooms import Slots
-from trimtab_work_pools.verdicts import Start
-from trimtab_work_pools.workload import Fleet, Member, Policy, Run, Running
+from trimtab_work_pools.queue.rooms import Slots
+from trimtab_work_pools.queue.verdicts import Start
+from trimtab_work_pools.queue.workload import Fleet, Member, Policy, Run, Running
 
 __all__ = ["Outcome", "Setting", "arrivals", "simulate"]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimtab_work_pools.fleet import FleetTable
+from trimtab_work_pools.rank.table import FleetTable
 from trimtab_work_pools.placement import Placer
-from trimtab_work_pools.rank import Ranking
+from trimtab_work_pools.rank.stranding import Ranking
 from trimtab_work_pools.resources import WHOLE, Demand, Gpu, Inventory, Node, Placement
 
 __all__ = ["ARRIVALS", "Outcome", "Task", "TraceError", "arrivals", "read_nodes", "read_tasks", "run"]

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trimtab_work_pools.filter import Question, Rows
-from trimtab_work_pools.fleet import FleetTable
-from trimtab_work_pools.fragmentation import Fragmentation
-from trimtab_work_pools.mix import Census, Mix
-from trimtab_work_pools.rank import NOT_HERE, Floats
+from trimtab_work_pools.rank.filter import Question, Rows
+from trimtab_work_pools.rank.table import FleetTable
+from trimtab_work_pools.simulation.fragmentation import Fragmentation
+from trimtab_work_pools.rank.mix import Census, Mix
+from trimtab_work_pools.rank.stranding import NOT_HERE, Floats
 from trimtab_work_pools.resources import WHOLE, Demand, Node, Placement
 
 __all__ = ["PUBLISHED", "BestFitRank", "DotProductRank", "FragmentationRank", "PackingRank", "RandomRank"]
@@ -35,7 +35,7 @@ class _Plain:
     def __init__(self, table: FleetTable) -> None:
         self.version = 0
         self.table = table
-        self.most_cpu = max((kind.cpu_total_milli for kind in table.kinds), default=1) or 1
+        self.most_cpu = max((kind.cpu_total_milli for kind in table.kinds.nodes), default=1) or 1
 
     def see(self, demand: Demand) -> None:
         """They know nothing of demands to come."""
@@ -98,7 +98,7 @@ class PackingRank(_Plain):
 
     def scores(self, question: Question, rows: Rows) -> Floats:
         share = self.table.share[rows]
-        total = np.array([len(kind.gpus) for kind in self.table.kinds])[self.table.kind[rows]]
+        total = np.array([len(kind.gpus) for kind in self.table.kinds.nodes])[self.table.kind[rows]]
         idle = (share == WHOLE).sum(axis=1)
         stage = np.where(idle < total, 1.0, 0.0)
         if question.demand.shared:

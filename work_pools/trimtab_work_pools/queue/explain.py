@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from trimtab_work_pools.rooms import Refusal
-from trimtab_work_pools.verdicts import Code, Plan, Start, Stop, Wait
-from trimtab_work_pools.workload import Fleet, Run
+from trimtab_work_pools.queue.rooms import Refusal
+from trimtab_work_pools.queue.verdicts import Code, Plan, Start, Stop, Wait
+from trimtab_work_pools.queue.workload import Fleet, Run
 
 __all__ = ["explain"]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_work_pools.filter import Question
-from trimtab_work_pools.fleet import FleetTable
-from trimtab_work_pools.mix import Mix
+from trimtab_work_pools.rank.filter import Question
+from trimtab_work_pools.rank.table import FleetTable
+from trimtab_work_pools.rank.mix import Mix
 from trimtab_work_pools.resources import WHOLE
 
 __all__ = ["Fragmentation"]

@@ -12,11 +12,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_work_pools.filter import Question, Rows
+from trimtab_work_pools.rank.filter import Question, Rows
 from trimtab_work_pools.fit import Fit, fit_idle
-from trimtab_work_pools.fleet import FleetTable
-from trimtab_work_pools.mix import Census, Mix
-from trimtab_work_pools.outlook import Aims, Outlook, outlook
+from trimtab_work_pools.rank.table import StateTable
+from trimtab_work_pools.rank.mix import Census, Mix
+from trimtab_work_pools.rank.outlook import Aims, Outlook, outlook
 from trimtab_work_pools.resources import WHOLE, Demand, Node, Placement
 
 __all__ = ["NOT_HERE", "Ranking", "StrandingRank"]
@@ -51,7 +51,7 @@ class StrandingRank:
     Without a `mix` it is learnt from what is seen, and the tables are renewed when a quarter more has been seen.
     """
 
-    def __init__(self, table: FleetTable, aims: Aims | None = None, mix: Mix | None = None) -> None:
+    def __init__(self, table: StateTable, aims: Aims | None = None, mix: Mix | None = None) -> None:
         self.version = 0
         self._table = table
         self._aims = aims or Aims()
@@ -61,7 +61,7 @@ class StrandingRank:
         self._hosts: dict[Demand, list[bool]] = {}
         self._capacity = [
             float(number * sum(gpu.healthy for gpu in kind.gpus))
-            for kind, number in zip(table.kinds, table.nodes_of_kind, strict=True)
+            for kind, number in zip(table.kinds.nodes, table.kinds.counts, strict=True)
         ]
         self._outlook = self._look(mix or Mix())
 
@@ -77,7 +77,7 @@ class StrandingRank:
     def _look(self, mix: Mix) -> Outlook:
         for demand, _ in mix.entries:
             if demand not in self._hosts:
-                self._hosts[demand] = [isinstance(fit_idle(kind, demand), Fit) for kind in self._table.kinds]
+                self._hosts[demand] = [isinstance(fit_idle(kind, demand), Fit) for kind in self._table.kinds.nodes]
         return outlook(mix, self._capacity, self._hosts, self._table.gpus, self._aims)
 
     def scores(self, question: Question, rows: Rows) -> Floats:

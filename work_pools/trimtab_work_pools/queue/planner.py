@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from trimtab_work_pools.backfill import Walk
-from trimtab_work_pools.priority import Ranked, order
-from trimtab_work_pools.verdicts import Plan, Start, Stop
-from trimtab_work_pools.workload import Fleet, Policy, Run, WorkloadError
+from trimtab_work_pools.queue.backfill import Walk
+from trimtab_work_pools.queue.priority import Ranked, order
+from trimtab_work_pools.queue.verdicts import Plan, Start, Stop
+from trimtab_work_pools.queue.workload import Fleet, Policy, Run, WorkloadError
 
 __all__ = ["decide", "plan"]
 

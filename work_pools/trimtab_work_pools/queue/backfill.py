@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trimtab_work_pools.preemption import Victims, lost_s
-from trimtab_work_pools.priority import Ranked
-from trimtab_work_pools.timeline import Parts, Slot, Timeline
-from trimtab_work_pools.verdicts import Code, Start, Stop, Wait
-from trimtab_work_pools.workload import Fleet, Policy, Run
+from trimtab_work_pools.queue.preemption import Victims, lost_s
+from trimtab_work_pools.queue.priority import Ranked
+from trimtab_work_pools.queue.timeline import Parts, Slot, Timeline
+from trimtab_work_pools.queue.verdicts import Code, Start, Stop, Wait
+from trimtab_work_pools.queue.workload import Fleet, Policy, Run
 
 __all__ = ["Walk"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_work_pools.mix import Mix
+from trimtab_work_pools.rank.mix import Mix
 from trimtab_work_pools.resources import WHOLE, Demand
 
 __all__ = ["Aims", "Outlook", "Pull", "outlook"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_work_pools.fleet import FleetTable
+from trimtab_work_pools.rank.table import StateTable
 from trimtab_work_pools.resources import WHOLE, Demand, Gpu, Node
 
 __all__ = ["Question"]
@@ -20,16 +20,16 @@ Flags = NDArray[np.bool_]
 class Question:
     """A demand asked of a table. What depends on the kind of node only is answered once."""
 
-    def __init__(self, table: FleetTable, demand: Demand) -> None:
+    def __init__(self, table: StateTable, demand: Demand) -> None:
         self.table = table
         self.demand = demand
         kinds, gpus = len(table.kinds), table.gpus
-        self.kind_fits = np.array([_labelled(kind, demand) for kind in table.kinds], dtype=bool)
+        self.kind_fits = np.array([_labelled(kind, demand) for kind in table.kinds.nodes], dtype=bool)
         self._gpu_fits = np.zeros((kinds, gpus), dtype=bool)
         self._gpu_memory = np.zeros((kinds, gpus))
-        self.cached = np.array([_cached(kind, demand) for kind in table.kinds])
+        self.cached = np.array([_cached(kind, demand) for kind in table.kinds.nodes])
         self.oversize = np.zeros(kinds)
-        for place, kind in enumerate(table.kinds):
+        for place, kind in enumerate(table.kinds.nodes):
             for column, gpu in enumerate(kind.gpus):
                 self._gpu_fits[place, column] = _suits(gpu, demand)
                 self._gpu_memory[place, column] = _memory_mib(gpu, demand)

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab_work_pools.priority import Key, Ranked, outranks, running_key
-from trimtab_work_pools.rooms import Claim
-from trimtab_work_pools.timeline import Slot, Timeline
-from trimtab_work_pools.workload import Policy, Running
+from trimtab_work_pools.queue.priority import Key, Ranked, outranks, running_key
+from trimtab_work_pools.queue.rooms import Claim
+from trimtab_work_pools.queue.timeline import Slot, Timeline
+from trimtab_work_pools.queue.workload import Policy, Running
 
 __all__ = ["Eviction", "Victims", "lost_s"]
 

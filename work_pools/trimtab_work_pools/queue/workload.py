@@ -6,8 +6,8 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from trimtab_work_pools.rooms import Claim, Room
-from trimtab_work_pools.runtime import gittins_index_s, mean_left_s
+from trimtab_work_pools.queue.rooms import Claim, Room
+from trimtab_work_pools.queue.runtime import gittins_index_s, mean_left_s
 
 __all__ = ["Fleet", "Member", "Policy", "Run", "Running", "WorkloadError"]
 

@@ -14,8 +14,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from trimtab_work_pools.rooms import Claim, Refusal, Room
-from trimtab_work_pools.workload import Fleet, Policy, Run, Running
+from trimtab_work_pools.queue.rooms import Claim, Refusal, Room
+from trimtab_work_pools.queue.workload import Fleet, Policy, Run, Running
 
 __all__ = ["Hold", "Release", "Slot", "Timeline"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from trimtab_work_pools.rooms import Claim
+from trimtab_work_pools.queue.rooms import Claim
 
 __all__ = ["Code", "Plan", "Start", "Stop", "Wait"]
 

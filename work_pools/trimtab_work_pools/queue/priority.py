@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
-from trimtab_work_pools.workload import Policy, Run, Running
+from trimtab_work_pools.queue.workload import Policy, Run, Running
 
 __all__ = ["Key", "Ranked", "order", "outranks", "running_key", "waited_s"]
 

@@ -1,0 +1,65 @@
+"""Tells the kinds of node in a fleet apart, and says in what state a node of a kind is.
+
+A kind is what stays as runs come and go; the state is what is free. Two nodes of one kind in one state are
+interchangeable, whatever their names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from trimtab_work_pools.resources import Gpu, Node
+
+__all__ = ["Kinds", "State"]
+
+State = tuple[int, int, int, int, int, tuple[tuple[int, int], ...]]
+"""(CPUs free, GPU share free, memory free, disk free, kind, (share, memory) free of each GPU): least left sorts first."""
+
+
+class Kinds:
+    """The distinct kinds of a fleet, numbered in an order that depends on neither names nor the order of the nodes.
+
+    `nodes[k]` is kind k as an idle node without a name, `counts[k]` how many nodes are of it, `gpus` the most GPUs of any.
+    """
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        counted = Counter(_kind(node) for node in nodes)
+        self.nodes = sorted(counted, key=_order)
+        self.counts = [counted[kind] for kind in self.nodes]
+        self.gpus = max((len(kind.gpus) for kind in self.nodes), default=0)
+        self._number = {kind: place for place, kind in enumerate(self.nodes)}
+        self._alike = [len({replace(gpu, index=0) for gpu in kind.gpus}) <= 1 for kind in self.nodes]
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def number(self, node: Node) -> int:
+        """The kind of a node of this fleet."""
+        return self._number[_kind(node)]
+
+    def state(self, kind: int, node: Node) -> State:
+        """The state of a node of `kind`. Where all its GPUs are alike they are sorted: a place is then not an index."""
+        gpus = [(gpu.share_free_milli, gpu.memory_free_mib) for gpu in node.gpus]
+        if self._alike[kind]:
+            gpus.sort()
+        share = sum(free for free, _ in gpus)
+        return (node.cpu_free_milli, share, node.memory_free_mib, node.disk_free_mib, kind, tuple(gpus))
+
+
+def _kind(node: Node) -> Node:
+    gpus = tuple(_bare(gpu) for gpu in node.gpus)
+    return replace(
+        node, name="", gpus=gpus, cpu_given_milli=0, memory_given_mib=0, disk_given_mib=0, advertised_at_s=0.0
+    )
+
+
+def _bare(gpu: Gpu) -> Gpu:
+    return replace(gpu, uuid="", memory_used_mib=0, memory_given_mib=0, share_given_milli=0)
+
+
+def _order(kind: Node) -> str:
+    """Sets have no order of their own: their `repr` must not decide."""
+    gpus = tuple((replace(gpu, nvlink_peers=frozenset()), sorted(gpu.nvlink_peers)) for gpu in kind.gpus)
+    return repr((replace(kind, gpus=(), cached_digests=frozenset()), gpus, sorted(kind.cached_digests)))
