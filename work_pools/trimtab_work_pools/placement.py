@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Set
+from dataclasses import dataclass
 
 import numpy as np
 
 from trimtab_work_pools.rank.filter import Question
 from trimtab_work_pools.fit import Fit, Refused, fit, options
 from trimtab_work_pools.rank.table import FleetTable
-from trimtab_work_pools.rank.mix import Mix
+from trimtab_work_pools.rank.kinds import State
+from trimtab_work_pools.rank.mix import Mix, shape
 from trimtab_work_pools.rank.outlook import Aims
-from trimtab_work_pools.rank.stranding import NOT_HERE, Floats, Ranking, StrandingRank
+from trimtab_work_pools.rank.stranding import NOT_HERE, Floats, Ranking, StrandingRank, cached_share
 from trimtab_work_pools.resources import Demand, Inventory, Placement
 
 __all__ = ["Placer", "Unplaced", "place"]
@@ -39,7 +39,7 @@ def place(
     The same for any order of the nodes; under a renaming the same up to which of two nodes in one state is taken.
     `mix` is what is known of the demands to come; nothing known: as if all were like this one.
     """
-    placer = Placer(inventory, lambda table: StrandingRank(table, aims, mix), (aims or Aims()).apart)
+    placer = Placer(inventory, lambda table: StrandingRank(table, aims, mix), aims)
     return placer.place(demand) or placer.unplaced(demand)
 
 
@@ -57,17 +57,20 @@ class _Answer:
 class Placer:
     """Places demands one at a time on a fleet that starts as `inventory`.
 
-    Without `ranking` it is StrandingRank, which learns the mix from what it places. `apart` is what it is worth, on the
-    scale of the ranking, that a node of a gang is in a failure domain of its own.
+    Without `ranking` it is StrandingRank, which learns the mix from what it places. Of `aims`, `locality` and `apart` are
+    on the scale of the ranking.
     """
 
     def __init__(
-        self, inventory: Inventory, ranking: Callable[[FleetTable], Ranking] | None = None, apart: float = Aims().apart
+        self,
+        inventory: Inventory,
+        ranking: Callable[[FleetTable], Ranking] | None = None,
+        aims: Aims | None = None,
     ) -> None:
+        self._aims = aims or Aims()
         self.table = FleetTable(inventory.nodes)
-        self.ranking: Ranking = ranking(self.table) if ranking else StrandingRank(self.table)
+        self.ranking: Ranking = ranking(self.table) if ranking else StrandingRank(self.table, self._aims)
         self._as_of_s = inventory.as_of_s
-        self._apart = apart
         self._answers: dict[Demand, _Answer] = {}
 
     @property
@@ -77,9 +80,9 @@ class Placer:
 
     def place(self, demand: Demand) -> tuple[Placement, ...]:
         """Gives `demand` the best room there is: one placement for each of its nodes, or none at all if they do not fit."""
-        self.ranking.see(demand)
-        scores = self._scores(demand)
-        placements = self._one(scores, demand) if demand.nodes == 1 else self._gang(scores.copy(), demand)
+        asked = shape(demand)
+        self.ranking.see(asked)
+        placements = self._parts(self._scores(asked), demand)
         for placement in placements:
             self.table.put(self.table.nodes[placement.node].take(placement))
         return placements
@@ -95,13 +98,12 @@ class Placer:
         refusals.sort(key=lambda refused: (-_stage(refused), refused.short, refused.node))
         return Unplaced(demand.nodes, sum(isinstance(verdict, Fit) for verdict in verdicts), tuple(refusals))
 
-    def _scores(self, demand: Demand) -> Floats:
+    def _scores(self, asked: Demand) -> Floats:
         """The scores of all rows, of which only those that changed since the last such demand are reckoned again."""
-        key = replace(demand, priority=0, deadline_s=None, preemptible=False, expected_s=None, expected_sigma=0.0)
         table, version = self.table, self.ranking.version
-        answer = self._answers.pop(key, None)
+        answer = self._answers.pop(asked, None)
         if answer is None or answer.version != version or answer.epoch != table.epoch:
-            question = answer.question if answer else Question(table, key)
+            question = answer.question if answer else Question(table, asked)
             rows = np.arange(table.size)
             answer = _Answer(question, version, table.epoch, 0, self.ranking.scores(question, rows))
         elif changed := table.changed[answer.changes :]:
@@ -112,21 +114,38 @@ class Placer:
                 answer.scores = grown
             answer.scores[rows] = self.ranking.scores(answer.question, rows)
         answer.changes = len(table.changed)
-        self._answers[key] = answer  # at the end: the first is the one not asked for longest
+        self._answers[asked] = answer  # at the end: the first is the one not asked for longest
         if len(self._answers) > _KEPT:
             del self._answers[next(iter(self._answers))]
         return answer.scores
 
-    def _one(self, scores: Floats, demand: Demand) -> tuple[Placement, ...]:
-        while (row := self._best(scores)) is not None:
-            placement = self._devices(self.table.names(row)[0], demand)
+    def _parts(self, scores: Floats, demand: Demand) -> tuple[Placement, ...]:
+        """The nodes of `demand`, one after the other, all or none."""
+        placements: dict[str, Placement] = {}
+        refused: set[str] = set()
+        while len(placements) < demand.nodes:
+            name = self._pick(scores, demand, placements, refused)
+            if name is None:
+                return ()
+            placement = self._devices(name, demand)
             if placement:
-                return (placement,)
-            scores[row] = NOT_HERE  # rows count; `fit` has the last word (NVLink)
-        return ()
+                placements[name] = placement
+            else:  # rows count; `fit` has the last word (NVLink), and it is the same for all of the row
+                refused.update(self.table.names_like(name))
+        return tuple(placements.values())
+
+    def _pick(self, scores: Floats, demand: Demand, chosen: Collection[str], refused: Set[str]) -> str | None:
+        """The best node beside those chosen; of equal ones that with the least left, an order that no name enters."""
+        if demand.nodes == 1 and not demand.reads and not refused:
+            row = self._best(scores)
+            return None if row is None else self.table.names(row)[0]
+        offers = self._offers(scores, demand, chosen, refused)
+        if not offers:
+            return None
+        top = max(worth for worth, _, _ in offers)
+        return min((state, name) for worth, state, name in offers if worth >= top - _EQUAL)[1]
 
     def _best(self, scores: Floats) -> int | None:
-        """The row with the highest score. Of equal ones, that with the least left: an order that no name enters."""
         top = scores.max(initial=NOT_HERE)
         if top == NOT_HERE:
             return None
@@ -135,30 +154,25 @@ class Placer:
             return int(rows[0])
         return min((int(row) for row in rows), key=self.table.states.__getitem__)
 
-    def _gang(self, scores: Floats, demand: Demand) -> tuple[Placement, ...]:
-        """The nodes of a gang, one after the other, in as many failure domains as the scores are worth."""
-        placements: list[Placement] = []
-        used: Counter[int] = Counter()
-        domains: set[str] = set()
-        while len(placements) < demand.nodes and (row := self._best(scores)) is not None:
-            names = self.table.names(row)
-            placement = self._devices(names[used[row]], demand)
-            if placement:
-                placements.append(placement)
-                used[row] += 1
-                self._spread(scores, row, domains)
-            if not placement or used[row] == len(names):
-                scores[row] = NOT_HERE
-        return tuple(placements) if len(placements) == demand.nodes else ()
-
-    def _spread(self, scores: Floats, row: int, domains: set[str]) -> None:
-        """Makes the other nodes of the failure domain of `row` less welcome, once for each domain."""
-        domain = self.table.one_of(row).failure_domain
-        if not domain or domain in domains:
-            return
-        domains.add(domain)
-        same = np.array([kind.failure_domain == domain for kind in self.table.kinds.nodes])
-        scores[: self.table.size][same[self.table.kind[: self.table.size]]] -= self._apart
+    def _offers(
+        self, scores: Floats, demand: Demand, chosen: Collection[str], refused: Set[str]
+    ) -> list[tuple[float, State, str]]:
+        """What single nodes are worth, with the data that lies on them and the failure domains that a gang is in."""
+        domains = {self.table.nodes[name].failure_domain for name in chosen} - {""}
+        reach = self._aims.locality * bool(demand.reads) + self._aims.apart * bool(domains)
+        offers: list[tuple[float, State, str]] = []
+        floor = NOT_HERE
+        for row in np.argsort(-scores, kind="stable"):
+            if scores[row] == NOT_HERE or scores[row] < floor - reach - _EQUAL:
+                break  # the best of what follows, with all the data and in a domain of its own, is worth less
+            for name in self.table.names(int(row)):
+                if name not in chosen and name not in refused:
+                    node = self.table.nodes[name]
+                    worth = float(scores[row]) + self._aims.locality * cached_share(node, demand)
+                    worth -= self._aims.apart * (node.failure_domain in domains)
+                    offers.append((worth, self.table.states[int(row)], name))
+                    floor = max(floor, float(scores[row]))
+        return offers
 
     def _devices(self, name: str, demand: Demand) -> Placement | None:
         node = self.table.nodes[name]

@@ -21,12 +21,13 @@ __all__ = ["Walk"]
 class Walk:
     """One pass over the queue; `starts`, `stops` and `waits` grow as it goes."""
 
-    def __init__(self, fleet: Fleet, policy: Policy, now_s: float) -> None:
+    def __init__(self, fleet: Fleet, queue: Sequence[Run], policy: Policy, now_s: float) -> None:
         self.starts: list[Start] = []
         self.stops: list[Stop] = []
         self.waits: list[Wait] = []
         self._policy, self._now_s = policy, now_s
-        self._timeline = Timeline(fleet, policy, now_s)
+        demands = (run.demand for run in (*queue, *(one.run for one in fleet.running)))
+        self._timeline = Timeline(fleet, policy, now_s, demands)
         self._victims = Victims(fleet.running, fleet.width, policy, now_s)
         self._reserved = 0
         # What was refused once stays refused in this plan: room only shrinks, and those behind rank lower.
@@ -59,7 +60,7 @@ class Walk:
         parts = self._room_now(run, left_s)
         if parts is not None:
             self._start(ranked, parts, left_s)
-        elif self._timeline.could_ever(run):
+        elif not self._timeline.could_ever(run):
             self._no_victims.add(_kind(ranked))
             self.waits.append(Wait(run.id, Code.NEVER_FITS, ahead))
         elif self._reserved < self._policy.reservations:

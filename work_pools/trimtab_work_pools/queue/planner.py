@@ -37,4 +37,4 @@ def _prepare(fleet: Fleet, queue: Iterable[Run], policy: Policy, now_s: float) -
     ids = {run.id for run in runs} | {one.run.id for one in fleet.running}
     if len(ids) < len(runs) + len(fleet.running):
         raise WorkloadError("two runs have one id, or a run is queued and running; ids must be unique")
-    return Walk(fleet, policy, now_s), order(runs, fleet.running, fleet.width, policy, now_s)
+    return Walk(fleet, runs, policy, now_s), order(runs, fleet.running, fleet.width, policy, now_s)

@@ -7,6 +7,7 @@ closes), has run for `Policy.min_run_s` since it last started, and so overheads 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,8 +91,11 @@ class Victims:
             asked = list(range(len(timeline.lanes)))
         else:
             asked = sorted(by_node, key=lambda position: (*self._cheapest_first(by_node[position][0])[:-1], position))
+        could_host = timeline.could_host(ranked.run.demand)
         best: list[_Option] = []
         for rank, position in enumerate(asked):
+            if not could_host[position]:
+                continue
             lower = by_node.get(position, [])
             if len(best) == nodes and lower and best[-1].lost_s <= lost_s(lower[0], self._policy):
                 if nodes == 1:
@@ -116,16 +120,14 @@ class Victims:
             gone = {one.run.id for one in chosen}
             return timeline.claim_without(position, gone, ranked.run, slot_s, left_s)
 
-        chosen: list[Running] = []
-        found = claim(chosen)
-        for one in lower:
-            if found is not None:
-                break
-            chosen.append(one)
-            found = claim(chosen)
-        if found is None:
+        if claim(lower) is None:  # most nodes are settled by this
             return None
-        for one in tuple(chosen):  # an early cheap victim may have become needless
+        # More gone is more room: the shortest beginning of the cheapest that is enough.
+        enough = bisect_left(range(len(lower)), True, key=lambda count: claim(lower[:count]) is not None)
+        chosen = lower[:enough]
+        found = claim(chosen)
+        assert found is not None
+        for one in tuple(chosen[:-1]):  # an early cheap victim may have become needless; the last is not
             rest = [other for other in chosen if other is not one]
             without = claim(rest)
             if without is not None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import bisect
 import heapq
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from trimtab_work_pools.queue.rooms import Claim, Refusal, Room
+import numpy as np
+
+from trimtab_work_pools.queue.rooms import EQUAL, Claim, Flags, Room, Rooms, Scores, Slots
 from trimtab_work_pools.queue.workload import Fleet, Policy, Run, Running
 
 __all__ = ["Hold", "Release", "Slot", "Timeline"]
@@ -67,12 +69,10 @@ class _Lane:
 
     def during(self, start_s: float, end_s: float) -> Room:
         """Free all through [start_s, end_s)."""
-        self._build()
-        position = bisect.bisect_right(self._times, start_s)
-        room = self._rooms[position - 1]
-        while position < len(self._times) and self._times[position] < end_s:
-            room = room.meet(self._rooms[position])
-            position += 1
+        room = self.at(start_s)
+        for hold in self.holds:  # only where a hold begins is there ever less than before
+            if start_s < hold.start_s < end_s:
+                room = room.meet(self.at(hold.start_s))
         return room
 
     def first_fit(self, demand: Hashable, left_s: float, now_s: float, bound_s: float) -> float | None:
@@ -98,6 +98,13 @@ class _Lane:
             low, high = (low, middle) if isinstance(self._rooms[middle].fits(demand), Claim) else (middle + 1, high)
         return max(self._times[low], now_s)
 
+    def emptied(self) -> Room:
+        """Free when all that runs here has ended."""
+        room = self.room
+        for release in self.releases:
+            room = room.give_back(release.claim)
+        return room
+
     def _build(self) -> None:
         if self._times:
             return
@@ -118,7 +125,7 @@ class _Lane:
 class Timeline:
     """Mutable, and private to one call of `plan`."""
 
-    def __init__(self, fleet: Fleet, policy: Policy, now_s: float) -> None:
+    def __init__(self, fleet: Fleet, policy: Policy, now_s: float, demands: Iterable[Hashable] = ()) -> None:
         self.now_s = now_s
         releases: dict[str, list[Release]] = {member.name: [] for member in fleet.members}
         for running in fleet.running:
@@ -129,8 +136,10 @@ class Timeline:
         lanes.sort(key=lambda lane: (lane.room.key, [(r.at_s, r.run_id) for r in lane.releases], lane.name))
         self.lanes = lanes
         self._position = {lane.name: position for position, lane in enumerate(lanes)}
-        self._fits: dict[Hashable, list[Claim | None]] = {}
-        self._idle: dict[Hashable, list[bool]] = {}
+        self._rooms = _together([lane.room for lane in lanes], demands)
+        self._held: set[int] = set()
+        self._idle_rooms: Rooms | None = None
+        self._idle: dict[Hashable, Flags] = {}
 
     def name(self, position: int) -> str:
         return self.lanes[position].name
@@ -140,49 +149,52 @@ class Timeline:
 
     # --- asking ---
 
-    def could_ever(self, run: Run) -> list[Refusal]:
-        """Empty if the idle fleet has room for the run; else the refusals of the idle nodes."""
-        if run.demand not in self._idle:
-            self._idle[run.demand] = [isinstance(self._emptied(lane).fits(run.demand), Claim) for lane in self.lanes]
-        if sum(self._idle[run.demand]) >= run.nodes:
-            return []
-        answers = (self._emptied(lane).fits(run.demand) for lane in self.lanes)
-        refusals = [answer for answer in answers if isinstance(answer, Refusal)]
-        return refusals or [Refusal("nodes", "there is no node")]
+    def could_ever(self, run: Run) -> bool:
+        """Whether the idle fleet has room for the run."""
+        return int(np.count_nonzero(self.could_host(run.demand))) >= run.nodes
 
-    def refusals_now(self, run: Run) -> list[tuple[str, Refusal]]:
-        """Why each node without room now has none."""
-        answers = ((lane.name, lane.room.fits(run.demand)) for lane in self.lanes)
-        return [(name, answer) for name, answer in answers if isinstance(answer, Refusal)]
+    def could_host(self, demand: Hashable) -> Flags:
+        """By position: whether the node has room when all that runs there has ended."""
+        if self._idle_rooms is None:
+            shared: dict[Hashable, Room] = {}  # equal rooms give their answers once
+            rooms = [shared.setdefault(room.key, room) for room in (lane.emptied() for lane in self.lanes)]
+            self._idle_rooms = _together(rooms, ())
+        if demand not in self._idle:
+            self._idle[demand] = self._idle_rooms.has_room(demand)
+        return self._idle[demand]
 
     def fits_now(self, run: Run, left_s: float) -> tuple[Parts | None, bool]:
         """(the best parts that are free from now for `left_s`, whether there would be room but for the holds)."""
-        claims = self._claims(run.demand)
-        bare = 0
-        found: list[tuple[float, int, Claim]] = []
-        for position, claim in enumerate(claims):
-            if claim is None:
-                continue
-            bare += 1
+        scores = self._rooms.scores(run.demand)
+        if np.count_nonzero(scores < math.inf) < run.nodes:
+            return None, False
+        scores = scores.copy()
+        until_s = self.now_s + left_s
+        for held in self._held:
+            if scores[held] < math.inf:
+                free = self.lanes[held].during(self.now_s, until_s)
+                if not isinstance(free.fits(run.demand), Claim):
+                    scores[held] = math.inf
+        parts: list[tuple[int, Claim]] = []
+        while len(parts) < run.nodes and (position := _best(scores)) is not None:
             lane = self.lanes[position]
-            if lane.holds:
-                answer = lane.during(self.now_s, self.now_s + left_s).fits(run.demand)
-                if not isinstance(answer, Claim):
-                    continue
-                claim = answer
-            found.append((claim.score, position, claim))
-        if len(found) < run.nodes:
-            return None, bare >= run.nodes
-        best = [min(found)] if run.nodes == 1 else heapq.nsmallest(run.nodes, found)
-        return tuple((position, claim) for _, position, claim in best), True
+            room = lane.during(self.now_s, until_s) if position in self._held else lane.room
+            claim = room.fits(run.demand)
+            assert isinstance(claim, Claim), "rooms asked together answer like each room"
+            parts.append((position, claim))
+            scores[position] = math.inf
+            self._rooms.spread(scores, position)
+        return (tuple(parts) if len(parts) == run.nodes else None), True
 
     def earliest(self, run: Run, left_s: float) -> Slot | None:
         """The first instant at which `run.nodes` nodes have room for `left_s`, as far as can be foreseen."""
         firsts: list[float] = []  # a max-heap (negated) of the earliest starts of the best nodes so far
         starts: list[tuple[float, int]] = []
-        for position, lane in enumerate(self.lanes):
+        for soonest_s, position in self._soonest(run.demand):
             bound_s = -firsts[0] if len(firsts) == run.nodes else math.inf
-            at_s = lane.first_fit(run.demand, left_s, self.now_s, bound_s)
+            if soonest_s > bound_s:
+                break
+            at_s = self.lanes[position].first_fit(run.demand, left_s, self.now_s, bound_s)
             if at_s is not None:
                 starts.append((at_s, position))
                 heapq.heappush(firsts, -at_s)
@@ -190,11 +202,19 @@ class Timeline:
                     heapq.heappop(firsts)
         if len(firsts) < run.nodes:
             return None
-        return self._together(run, left_s, sorted({at_s for at_s, _ in starts if at_s >= -firsts[0]}), starts)
+        return self._at_once(run, left_s, sorted({at_s for at_s, _ in starts if at_s >= -firsts[0]}), starts)
 
-    def _together(
-        self, run: Run, left_s: float, times: Sequence[float], starts: list[tuple[float, int]]
-    ) -> Slot | None:
+    def _soonest(self, demand: Hashable) -> list[tuple[float, int]]:
+        """(the earliest there can be room, position) of the nodes that could host it, ascending."""
+        roomy = np.isfinite(self._rooms.scores(demand))
+        soonest: list[tuple[float, int]] = []
+        for position in np.flatnonzero(self.could_host(demand)):
+            lane = self.lanes[position]
+            at_s = self.now_s if roomy[position] else min((one.at_s for one in lane.releases), default=math.inf)
+            soonest.append((max(self.now_s, at_s), int(position)))
+        return sorted(soonest)
+
+    def _at_once(self, run: Run, left_s: float, times: Sequence[float], starts: list[tuple[float, int]]) -> Slot | None:
         for time_s in times:
             found: list[tuple[float, int, Claim]] = []
             for at_s, position in starts:
@@ -206,17 +226,6 @@ class Timeline:
                 best = heapq.nsmallest(run.nodes, found)
                 return Slot(time_s, tuple((position, claim) for _, position, claim in best))
         return None
-
-    def _claims(self, demand: Hashable) -> list[Claim | None]:
-        if demand not in self._fits:
-            self._fits[demand] = [_claim(lane.room, demand) for lane in self.lanes]
-        return self._fits[demand]
-
-    def _emptied(self, lane: _Lane) -> Room:
-        room = lane.room
-        for release in lane.releases:
-            room = room.give_back(release.claim)
-        return room
 
     def claim_without(self, position: int, gone: set[str], run: Run, from_s: float, left_s: float) -> Claim | None:
         """The claim `run` would have on one node for `left_s` from `from_s`, were the runs `gone` gone by then."""
@@ -233,8 +242,8 @@ class Timeline:
 
     def blockers(self, run: Run) -> tuple[str, ...]:
         """Whose reservations keep `run` from room that is free now."""
-        claims = self._claims(run.demand)
-        lanes = (lane for lane, claim in zip(self.lanes, claims, strict=True) if claim is not None)
+        roomy = np.isfinite(self._rooms.scores(run.demand))
+        lanes = (self.lanes[position] for position in self._held if roomy[position])
         return tuple(sorted({hold.run_id for lane in lanes for hold in lane.holds}))
 
     # --- writing down ---
@@ -246,13 +255,14 @@ class Timeline:
             lane.room = lane.room.take(claim)
             lane.releases.append(Release(until_s, claim, run.id))
             lane.changed()
-            self._changed(position)
+            self._rooms.put(position, lane.room)
 
     def hold(self, run: Run, slot: Slot, left_s: float) -> None:
         """Reserve for a run."""
         for position, claim in slot.parts:
             self.lanes[position].holds.append(Hold(slot.at_s, slot.at_s + left_s, claim, run.id))
             self.lanes[position].changed()
+            self._held.add(position)
 
     def stop(self, running: Running, until_s: float) -> None:
         """Have a running run gone by `until_s`."""
@@ -260,10 +270,6 @@ class Timeline:
             lane = self.lanes[position]
             lane.releases = _moved(lane.releases, {running.run.id}, until_s)
             lane.changed()
-
-    def _changed(self, position: int) -> None:
-        for demand, claims in self._fits.items():
-            claims[position] = _claim(self.lanes[position].room, demand)
 
 
 def end_of(running: Running, policy: Policy, now_s: float) -> float:
@@ -274,6 +280,16 @@ def end_of(running: Running, policy: Policy, now_s: float) -> float:
     ahead = Run(run.id, None, 0.0, run.expected_s, sigma=run.sigma, attained_s=running.attained_s(now_s))
     restoring_s = max(0.0, running.started_s + running.overhead_s - now_s)
     return now_s + restoring_s + ahead.left_s
+
+
+def _together(rooms: Sequence[Room], demands: Iterable[Hashable]) -> Rooms:
+    return rooms[0].together(rooms, demands) if rooms else Slots.together((), ())
+
+
+def _best(scores: Scores) -> int | None:
+    """The position with the least score; of those as good as equal the first, for positions are in canonical order."""
+    least = scores.min(initial=math.inf)
+    return None if least == math.inf else int(np.argmax(scores <= least + EQUAL))
 
 
 def _moved(releases: Sequence[Release], run_ids: set[str], at_s: float) -> list[Release]:

@@ -1,4 +1,4 @@
-"""Sieves the rows of a fleet table for one demand: which rows may fit, by plain counting on whole arrays.
+"""Sieves the rows of a table for one demand: which rows may fit, by plain counting on whole arrays.
 
 It never leaves out a node that `fit` accepts. What it cannot count (NVLink) it lets pass: `fit` has the last word.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab_work_pools.fit import Fit, fit
+from trimtab_work_pools.rank.kinds import Kinds
 from trimtab_work_pools.rank.table import StateTable
-from trimtab_work_pools.resources import WHOLE, Demand, Gpu, Node
+from trimtab_work_pools.resources import WHOLE, Demand, Gpu
 
-__all__ = ["Question"]
+__all__ = ["Flags", "Idle", "Question", "Rows"]
 
 Rows = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -21,25 +23,20 @@ class Question:
     """A demand asked of a table. What depends on the kind of node only is answered once."""
 
     def __init__(self, table: StateTable, demand: Demand) -> None:
-        self.table = table
-        self.demand = demand
-        kinds, gpus = len(table.kinds), table.gpus
-        self.kind_fits = np.array([_labelled(kind, demand) for kind in table.kinds.nodes], dtype=bool)
-        self._gpu_fits = np.zeros((kinds, gpus), dtype=bool)
-        self._gpu_memory = np.zeros((kinds, gpus))
-        self.cached = np.array([_cached(kind, demand) for kind in table.kinds.nodes])
-        self.oversize = np.zeros(kinds)
-        for place, kind in enumerate(table.kinds.nodes):
-            for column, gpu in enumerate(kind.gpus):
-                self._gpu_fits[place, column] = _suits(gpu, demand)
-                self._gpu_memory[place, column] = _memory_mib(gpu, demand)
-            self.oversize[place] = _oversize(kind, demand)
-        self.suits = self._gpu_fits.sum(axis=1) >= max(1, demand.gpus)
+        self.table, self.demand = table, demand
+        kinds = table.kinds
+        # The last entry is for a GPU that is not there: gpu_type -1.
+        suits = np.array([*(_suits(gpu, demand) for gpu in kinds.gpu_types), False], dtype=bool)
+        needs = np.array([*(_memory_mib(gpu, demand) for gpu in kinds.gpu_types), 0], dtype=np.float64)
+        self._gpu_fits: Flags = suits[kinds.gpu_type]
+        self._gpu_memory = needs[kinds.gpu_type]
+        self.suits: Flags = self._gpu_fits.sum(axis=1) >= max(1, demand.gpus)
+        self._labels: Flags = np.array([_labelled(labels, demand) for labels in kinds.label_sets], dtype=bool)
         self._any_gpu = bool(self._gpu_fits.all())
         self._no_memory = not self._gpu_memory.any()
 
     def gpus(self, rows: Rows) -> Flags:
-        """Of each row, which GPUs could be given: the kind is right, the share and the memory are free."""
+        """Of each row, which GPUs could be given (rows x GPUs): the kind is right, the share and the memory are free."""
         table, demand = self.table, self.demand
         free: Flags = table.share[rows] >= (demand.gpu_share_milli if demand.shared else WHOLE)
         if not self._any_gpu:
@@ -56,12 +53,34 @@ class Question:
         if demand.disk_mib:
             fits &= table.disk[rows] >= demand.disk_mib
         if demand.node_labels:
-            fits &= self.kind_fits[table.kind[rows]]
+            fits &= self._labels[table.kinds.label_set[table.kind[rows]]]
+        return fits
+
+    def fits(self, rows: Rows) -> Flags:
+        """Which rows have room, as far as counting can tell."""
+        fits = self.host(rows)
+        if self.demand.gpus:
+            fits = fits & (self.gpus(rows).sum(axis=1) >= self.demand.gpus)
         return fits
 
 
-def _labelled(kind: Node, demand: Demand) -> bool:
-    has = dict(kind.labels)
+class Idle:
+    """The kinds of a fleet as if nothing were given away."""
+
+    def __init__(self, kinds: Kinds) -> None:
+        self._table = StateTable(kinds, [kinds.state(place, kind) for place, kind in enumerate(kinds.nodes)])
+
+    def could_host(self, demand: Demand) -> Flags:
+        """By kind: whether it has room for `demand`. A refusal here does not pass by waiting."""
+        kinds = self._table.kinds
+        found = Question(self._table, demand).fits(np.arange(len(kinds)))
+        if demand.gpu_nvlink:
+            found[found] = [isinstance(fit(kinds.nodes[place], demand), Fit) for place in np.flatnonzero(found)]
+        return found
+
+
+def _labelled(labels: tuple[tuple[str, str], ...], demand: Demand) -> bool:
+    has = dict(labels)
     return all(has.get(key) in allowed for key, allowed in demand.node_labels)
 
 
@@ -78,16 +97,3 @@ def _memory_mib(gpu: Gpu, demand: Demand) -> int:
     if demand.gpu_memory_mib or not demand.shared:
         return demand.gpu_memory_mib
     return gpu.memory_total_mib * demand.gpu_share_milli // WHOLE
-
-
-def _cached(kind: Node, demand: Demand) -> float:
-    """Part (0..1) of the data it reads that lies on the node; digests carry no sizes, so each counts the same."""
-    return len(demand.reads & kind.cached_digests) / len(demand.reads) if demand.reads else 0.0
-
-
-def _oversize(kind: Node, demand: Demand) -> float:
-    """Part (0..1) of the memory of the GPUs that the demand would not use, if it says what it uses."""
-    if not demand.gpu_memory_mib or not kind.gpus:
-        return 0.0
-    mean = sum(gpu.memory_total_mib for gpu in kind.gpus) / len(kind.gpus)
-    return max(0.0, 1.0 - demand.gpu_memory_mib / mean) if mean else 0.0

@@ -1,7 +1,7 @@
 """Tells the kinds of node in a fleet apart, and says in what state a node of a kind is.
 
-A kind is what stays as runs come and go; the state is what is free. Two nodes of one kind in one state are
-interchangeable, whatever their names.
+A kind is what stays as runs come and go: the hardware and the labels. The state is what is free. Two nodes of one kind
+in one state are interchangeable to a demand that reads no data, whatever their names.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+
+import numpy as np
 
 from trimtab_work_pools.resources import Gpu, Node
 
@@ -21,7 +23,9 @@ State = tuple[int, int, int, int, int, tuple[tuple[int, int], ...]]
 class Kinds:
     """The distinct kinds of a fleet, numbered in an order that depends on neither names nor the order of the nodes.
 
-    `nodes[k]` is kind k as an idle node without a name, `counts[k]` how many nodes are of it, `gpus` the most GPUs of any.
+    `nodes[k]` is kind k as an idle node without a name, `counts[k]` how many nodes are of it, `gpus` the most GPUs of
+    any. Kinds have few types of GPU and few sets of labels between them, which a demand is compared with: `gpu_types`
+    and `label_sets`, by number; `gpu_type` (kinds x GPUs, -1: there is no such GPU) and `label_set` (kinds) are numbers.
     """
 
     def __init__(self, nodes: Iterable[Node]) -> None:
@@ -31,6 +35,14 @@ class Kinds:
         self.gpus = max((len(kind.gpus) for kind in self.nodes), default=0)
         self._number = {kind: place for place, kind in enumerate(self.nodes)}
         self._alike = [len({replace(gpu, index=0) for gpu in kind.gpus}) <= 1 for kind in self.nodes]
+        types: dict[Gpu, int] = {}
+        self.gpu_type = np.full((len(self.nodes), self.gpus), -1, dtype=np.int64)
+        for place, kind in enumerate(self.nodes):
+            self.gpu_type[place, : len(kind.gpus)] = [types.setdefault(_type(gpu), len(types)) for gpu in kind.gpus]
+        self.gpu_types = list(types)
+        sets: dict[tuple[tuple[str, str], ...], int] = {}
+        self.label_set = np.array([sets.setdefault(kind.labels, len(sets)) for kind in self.nodes], dtype=np.int64)
+        self.label_sets = list(sets)
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -49,17 +61,22 @@ class Kinds:
 
 
 def _kind(node: Node) -> Node:
-    gpus = tuple(_bare(gpu) for gpu in node.gpus)
-    return replace(
-        node, name="", gpus=gpus, cpu_given_milli=0, memory_given_mib=0, disk_given_mib=0, advertised_at_s=0.0
-    )
+    return Node(
+        "", node.cpu_total_milli, node.memory_total_mib, tuple(map(_bare, node.gpus)), node.disk_total_mib,
+        labels=node.labels,
+    )  # fmt: skip
 
 
 def _bare(gpu: Gpu) -> Gpu:
     return replace(gpu, uuid="", memory_used_mib=0, memory_given_mib=0, share_given_milli=0)
 
 
+def _type(gpu: Gpu) -> Gpu:
+    """What of a GPU a demand asks about by itself, without its place among the others."""
+    return replace(gpu, index=0, nvlink_peers=frozenset(), numa_node=None)
+
+
 def _order(kind: Node) -> str:
     """Sets have no order of their own: their `repr` must not decide."""
     gpus = tuple((replace(gpu, nvlink_peers=frozenset()), sorted(gpu.nvlink_peers)) for gpu in kind.gpus)
-    return repr((replace(kind, gpus=(), cached_digests=frozenset()), gpus, sorted(kind.cached_digests)))
+    return repr((replace(kind, gpus=()), gpus))

@@ -97,7 +97,7 @@ class Outlook:
 
 
 def outlook(
-    mix: Mix, capacity: Sequence[float], hosts: Mapping[Demand, Sequence[bool]], most_gpus: int, aims: Aims
+    mix: Mix, capacity: Sequence[float], hosts: Mapping[Demand, NDArray[np.bool_]], most_gpus: int, aims: Aims
 ) -> Outlook:
     """The tables for a fleet whose kinds of node have `capacity` GPUs in all; `hosts[demand]` says which could hold it idle."""
     return Outlook(
@@ -149,12 +149,12 @@ def _pull(rows: Sequence[tuple[float, float, float]], aims: Aims) -> Pull:
     return Pull(aims.pull_mean * mean, aims.pull_spread * spread)
 
 
-def _price(mix: Mix, capacity: Floats, hosts: Mapping[Demand, Sequence[bool]]) -> Floats:
+def _price(mix: Mix, capacity: Floats, hosts: Mapping[Demand, NDArray[np.bool_]]) -> Floats:
     """Demand for a kind of node per GPU it has, 1 on average: each demand spreads itself over all that could host it."""
     price = np.zeros(len(capacity))
     gpus = mix.gpus
     for demand, weight in mix.entries:
-        able = np.asarray(hosts[demand], dtype=bool)
+        able = hosts[demand]
         room = float(capacity[able].sum())
         if demand.gpus and room > 0:
             price[able] += weight * demand.gpu_milli / WHOLE / gpus * float(capacity.sum()) / room

@@ -12,14 +12,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_work_pools.rank.filter import Question, Rows
-from trimtab_work_pools.fit import Fit, fit_idle
+from trimtab_work_pools.rank.filter import Flags, Idle, Question, Rows
 from trimtab_work_pools.rank.table import StateTable
 from trimtab_work_pools.rank.mix import Census, Mix
 from trimtab_work_pools.rank.outlook import Aims, Outlook, outlook
 from trimtab_work_pools.resources import WHOLE, Demand, Node, Placement
 
-__all__ = ["NOT_HERE", "Ranking", "StrandingRank"]
+__all__ = ["NOT_HERE", "Floats", "Ranking", "StrandingRank", "cached_share"]
 
 Floats = NDArray[np.float64]
 
@@ -32,8 +31,8 @@ class Ranking(Protocol):
 
     version: int
 
-    def see(self, demand: Demand) -> None:
-        """Told of each demand once, as it arrives, before it is ranked."""
+    def see(self, asked: Demand) -> None:
+        """Told of the shape of each demand once, as it arrives, before it is ranked."""
         ...
 
     def scores(self, question: Question, rows: Rows) -> Floats:
@@ -58,17 +57,19 @@ class StrandingRank:
         self._census = Census()
         self._learns = mix is None
         self._renew_at = 1
-        self._hosts: dict[Demand, list[bool]] = {}
+        self._hosts: dict[Demand, Flags] = {}
+        self._idle = Idle(table.kinds)
+        self._gpu_memory_mib = np.array([_mean_gpu_memory_mib(kind) for kind in table.kinds.nodes])
         self._capacity = [
             float(number * sum(gpu.healthy for gpu in kind.gpus))
             for kind, number in zip(table.kinds.nodes, table.kinds.counts, strict=True)
         ]
         self._outlook = self._look(mix or Mix())
 
-    def see(self, demand: Demand) -> None:
+    def see(self, asked: Demand) -> None:
         if not self._learns:
             return
-        self._census.see(demand)
+        self._census.see(asked)
         if self._census.seen >= self._renew_at:
             self._outlook = self._look(self._census.mix())
             self._renew_at = self._census.seen + 1 + self._census.seen // 4
@@ -77,30 +78,35 @@ class StrandingRank:
     def _look(self, mix: Mix) -> Outlook:
         for demand, _ in mix.entries:
             if demand not in self._hosts:
-                self._hosts[demand] = [isinstance(fit_idle(kind, demand), Fit) for kind in self._table.kinds.nodes]
+                self._hosts[demand] = self._idle.could_host(demand)
         return outlook(mix, self._capacity, self._hosts, self._table.gpus, self._aims)
 
     def scores(self, question: Question, rows: Rows) -> Floats:
+        """One score for each of `rows`. What does not fit, most rows of a busy fleet, is not reckoned."""
+        fits = question.fits(rows)
+        result = np.full(len(rows), NOT_HERE)
+        if fits.any():
+            result[fits] = self._gains(question, rows[fits])
+        return result
+
+    def _gains(self, question: Question, rows: Rows) -> Floats:
+        """For rows on which the demand fits."""
         table, demand, aims = self._table, question.demand, self._aims
         share = table.share[rows]
         before = self._loss(rows, share, table.cpu[rows], table.memory[rows])
         cpu, memory = table.cpu[rows] - demand.cpu_milli, table.memory[rows] - demand.memory_mib
-        here = question.host(rows)
         if demand.gpus == 0:
             gain = before - self._loss(rows, share, cpu, memory)
         elif demand.shared:
             gain = self._best_share(question, rows, before, cpu, memory)
         else:
             can = question.gpus(rows)
-            order = np.cumsum(can, axis=1)
-            here &= order[:, -1] >= demand.gpus
-            left = np.where(can & (order <= demand.gpus), 0, share)
+            left = np.where(can & (np.cumsum(can, axis=1) <= demand.gpus), 0, share)
             gain = before - self._loss(rows, left, cpu, memory)
-        if demand.reads:
-            gain = gain + aims.locality * question.cached[table.kind[rows]]
         if demand.gpu_memory_mib:
-            gain = gain - aims.tight_memory * question.oversize[table.kind[rows]]
-        return np.where(here, gain, NOT_HERE)
+            used = demand.gpu_memory_mib / self._gpu_memory_mib[table.kind[rows]]
+            gain = gain - aims.tight_memory * np.maximum(0.0, 1.0 - used)
+        return gain
 
     def _best_share(self, question: Question, rows: Rows, before: Floats, cpu: Floats, memory: Floats) -> Floats:
         """The gain on the best GPU of each row, by the loss after each choice; NOT_HERE where no GPU has the share."""
@@ -143,3 +149,12 @@ class StrandingRank:
         row = np.zeros(len(after), dtype=np.int64)  # one node: the price is the same for all
         loss = self._loss(row, share, cpu, memory)
         return options[int(np.argmax(loss <= loss.min() + 1e-9))]
+
+
+def cached_share(node: Node, demand: Demand) -> float:
+    """Part (0..1) of the data that `demand` reads which lies on the node; digests carry no sizes: each counts alike."""
+    return len(demand.reads & node.cached_digests) / len(demand.reads) if demand.reads else 0.0
+
+
+def _mean_gpu_memory_mib(kind: Node) -> float:
+    return max(1.0, sum(gpu.memory_total_mib for gpu in kind.gpus) / max(1, len(kind.gpus)))

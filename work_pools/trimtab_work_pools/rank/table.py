@@ -6,7 +6,7 @@ The nodes themselves stay the frozen values that `fit` decides on; a table says 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ __all__ = ["FleetTable", "StateTable"]
 
 
 class StateTable:
-    """One row a state. `count[r]` nodes are in the state of row r; rows with none are vacant.
+    """One row for each of `states`. `count[r]` nodes are in the state of row r; rows with none are vacant.
 
     Arrays, by row: `kind`, `cpu` (milli), `memory` (MiB), `disk` (MiB), and by row and GPU `share` (milli free) and
     `gpu_memory` (MiB free).
@@ -32,11 +32,15 @@ class StateTable:
     disk: NDArray[np.float64]
     gpu_memory: NDArray[np.float64]
 
-    def __init__(self, kinds: Kinds, rows: int) -> None:
+    def __init__(self, kinds: Kinds, states: Sequence[State] = ()) -> None:
         self.kinds = kinds
         self.gpus = kinds.gpus
         self.size = 0
-        self.reserve(rows)
+        self.reserve(max(64, len(states)))
+        self.size = len(states)
+        self.count[: self.size] = 1
+        for row, state in enumerate(states):
+            self.write(row, state)
 
     def reserve(self, rows: int) -> None:
         """Makes the arrays `rows` long; the first `size` rows are kept."""
@@ -71,7 +75,7 @@ class FleetTable(StateTable):
 
     def __init__(self, nodes: Iterable[Node]) -> None:
         self.nodes = {node.name: node for node in nodes}
-        super().__init__(Kinds(self.nodes.values()), rows=64)
+        super().__init__(Kinds(self.nodes.values()))
         self._kind_of = {name: self.kinds.number(node) for name, node in self.nodes.items()}
         self.states: list[State] = []
         self.epoch = 0
@@ -94,6 +98,10 @@ class FleetTable(StateTable):
     def names(self, row: int) -> list[str]:
         """Names of the nodes in the state of `row`, in a heap: the first by name comes first."""
         return self._names[row]
+
+    def names_like(self, name: str) -> list[str]:
+        """Names of the nodes in the state of this one, with its own."""
+        return self._names[self._row_of_node[name]]
 
     def put(self, node: Node) -> None:
         """Replaces the node of that name by one that differs in what is given away."""

@@ -37,7 +37,7 @@ class _Plain:
         self.table = table
         self.most_cpu = max((kind.cpu_total_milli for kind in table.kinds.nodes), default=1) or 1
 
-    def see(self, demand: Demand) -> None:
+    def see(self, asked: Demand) -> None:
         """They know nothing of demands to come."""
 
     def fits(self, question: Question, rows: Rows) -> np.ndarray:
@@ -63,7 +63,7 @@ class RandomRank(_Plain):
         self._draw = random.Random(seed)
         self._bits = np.random.default_rng(seed)
 
-    def see(self, demand: Demand) -> None:
+    def see(self, asked: Demand) -> None:
         self.version += 1
 
     def scores(self, question: Question, rows: Rows) -> Floats:
@@ -119,10 +119,10 @@ class FragmentationRank(_Plain):
         self._renew_at = 1
         self._measure = Fragmentation(table, mix or Mix())
 
-    def see(self, demand: Demand) -> None:
+    def see(self, asked: Demand) -> None:
         if self._census is None:
             return
-        self._census.see(demand)
+        self._census.see(asked)
         if self._census.seen >= self._renew_at:
             self._measure = Fragmentation(self.table, self._census.mix())
             self._renew_at = self._census.seen + 1 + self._census.seen // 4
