@@ -1,4 +1,4 @@
-"""Decides which nodes of a fleet a demand goes to, one demand after the other, and keeps count of what is given away."""
+"""Decides which nodes of a fleet a demand goes to, one demand after the other, and counts what is given away."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trimtab_work_pools.rank.filter import Question
 from trimtab_work_pools.fit import Fit, Refused, fit, options
-from trimtab_work_pools.rank.table import FleetTable
+from trimtab_work_pools.rank.filter import Question
 from trimtab_work_pools.rank.kinds import State
 from trimtab_work_pools.rank.mix import Mix, shape
 from trimtab_work_pools.rank.outlook import Aims
 from trimtab_work_pools.rank.stranding import NOT_HERE, Floats, Ranking, StrandingRank, cached_share
+from trimtab_work_pools.rank.table import FleetTable
 from trimtab_work_pools.resources import Demand, Inventory, Placement
 
 __all__ = ["Placer", "Unplaced", "place"]
@@ -57,8 +57,8 @@ class _Answer:
 class Placer:
     """Places demands one at a time on a fleet that starts as `inventory`.
 
-    Without `ranking` it is StrandingRank, which learns the mix from what it places. Of `aims`, `locality` and `apart` are
-    on the scale of the ranking.
+    Without `ranking` it is StrandingRank, which learns the mix from what it places. Of `aims`, `locality` and
+    `apart` are on the scale of the ranking.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Placer:
         return Inventory(tuple(self.table.nodes.values()), self._as_of_s)
 
     def place(self, demand: Demand) -> tuple[Placement, ...]:
-        """Gives `demand` the best room there is: one placement for each of its nodes, or none at all if they do not fit."""
+        """Gives `demand` the best room there is: one placement for each of its nodes, or none at all."""
         asked = shape(demand)
         self.ranking.see(asked)
         placements = self._parts(self._scores(asked), demand)
@@ -177,7 +177,7 @@ class Placer:
     def _devices(self, name: str, demand: Demand) -> Placement | None:
         node = self.table.nodes[name]
         found = options(node, demand)
-        return None if isinstance(found, Refused) else self.ranking.choose(node, demand, found)
+        return None if isinstance(found, Refused) else self.ranking.choose(node, found)
 
 
 def _stage(refused: Refused) -> int:

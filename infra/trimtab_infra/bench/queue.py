@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.simulation.baselines import Backfill, Fifo, ShortestFirst
 from trimtab_work_pools.simulation.philly import Cluster, Job, TraceError, draw_estimates, offered_load, read_jobs
 from trimtab_work_pools.simulation.planned import Planned
 from trimtab_work_pools.simulation.replay import Costs, Scheduler, Stretch, replay
 from trimtab_work_pools.simulation.report import figures, write_schedule
-from trimtab_work_pools.queue.workload import Policy
 
 __all__ = ["Estimates", "PolicyName", "queue"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from trimtab_work_pools.fit import Dimension, Fit, Refused, fit
+from trimtab_work_pools.fit import Dimension, Refused, fit
 from trimtab_work_pools.queue.rooms import Claim, Flags, Refusal, Scores
 from trimtab_work_pools.queue.workload import Fleet, Member, Run, Running
 from trimtab_work_pools.rank.filter import Question

@@ -36,7 +36,7 @@ class Question:
         self._no_memory = not self._gpu_memory.any()
 
     def gpus(self, rows: Rows) -> Flags:
-        """Of each row, which GPUs could be given (rows x GPUs): the kind is right, the share and the memory are free."""
+        """Of each row, which GPUs could be given (rows x GPUs): the right kind, the share and the memory free."""
         table, demand = self.table, self.demand
         free: Flags = table.share[rows] >= (demand.gpu_share_milli if demand.shared else WHOLE)
         if not self._any_gpu:

@@ -17,7 +17,7 @@ from trimtab_work_pools.resources import Gpu, Node
 __all__ = ["Kinds", "State"]
 
 State = tuple[int, int, int, int, int, tuple[tuple[int, int], ...]]
-"""(CPUs free, GPU share free, memory free, disk free, kind, (share, memory) free of each GPU): least left sorts first."""
+"""CPUs, GPU share, memory, disk free; kind; (share, memory) free of each GPU. Least left sorts first."""
 
 
 class Kinds:
@@ -25,7 +25,7 @@ class Kinds:
 
     `nodes[k]` is kind k as an idle node without a name, `counts[k]` how many nodes are of it, `gpus` the most GPUs of
     any. Kinds have few types of GPU and few sets of labels between them, which a demand is compared with: `gpu_types`
-    and `label_sets`, by number; `gpu_type` (kinds x GPUs, -1: there is no such GPU) and `label_set` (kinds) are numbers.
+    and `label_sets`, by number; `gpu_type` (kinds x GPUs, -1: there is none) and `label_set` (kinds) are numbers.
     """
 
     def __init__(self, nodes: Iterable[Node]) -> None:

@@ -2,7 +2,7 @@
 
 All is in GPUs. A free GPU is *stranded* if no demand that comes can use it: because what is left of it is too small
 (`share_loss`), because too few whole ones are together (`whole_loss`), or because the CPUs or the memory beside it are
-gone (`cpu`, `memory`). `price` is what a GPU of a kind of node is worth to the demands that have few nodes to choose from.
+gone (`cpu`, `memory`). `price` is what a GPU of a kind of node is worth to the demands that have few to choose from.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Aims:
 
     - `offers`: how many demands are thought to try a GPU before no more come. More: small remainders count for less.
     - `whole`: weight of keeping whole GPUs together for demands of several.
-    - `pull_mean`, `pull_spread`: of the CPUs (memory) that a GPU's demands pull with them, how much is counted. Below 1,
-      since late demands that are lean still fit where fat ones do not.
+    - `pull_mean`, `pull_spread`: of the CPUs (memory) that a GPU's demands pull with them, how much is counted. Below
+      1, since late demands that are lean still fit where fat ones do not.
     - `memory`: weight of host memory that runs short, beside 1 for CPUs.
     - `scarcity`: weight of `price`.
     - `locality`: GPUs' worth of having all data a run reads on the node. `tight_memory`: of not using larger GPUs than
@@ -87,7 +87,7 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """`share_loss[f]`: expected stranded of a GPU with f thousandths free; `whole_loss[k]`: of k whole ones together."""
+    """`share_loss[f]`: expected stranded of a GPU with f thousandths free; `whole_loss[k]`: of k whole ones."""
 
     share_loss: Floats
     whole_loss: Floats
@@ -99,7 +99,7 @@ class Outlook:
 def outlook(
     mix: Mix, capacity: Sequence[float], hosts: Mapping[Demand, NDArray[np.bool_]], most_gpus: int, aims: Aims
 ) -> Outlook:
-    """The tables for a fleet whose kinds of node have `capacity` GPUs in all; `hosts[demand]` says which could hold it idle."""
+    """Tables for a fleet whose kinds of node have `capacity` GPUs in all; `hosts[demand]`: which could hold it idle."""
     return Outlook(
         _share_loss(mix, aims.offers),
         aims.whole * _whole_loss(mix, most_gpus),
@@ -110,7 +110,7 @@ def outlook(
 
 
 def _share_loss(mix: Mix, offers: int) -> Floats:
-    """Exact for one GPU on its own that is offered `offers` demands for (a share of) one GPU and takes each that fits."""
+    """Exact for one GPU by itself that is offered `offers` demands for (a share of) one and takes each that fits."""
     free = np.arange(WHOLE + 1)
     weights: dict[int, float] = {}
     for demand, weight in mix.entries:
@@ -150,7 +150,7 @@ def _pull(rows: Sequence[tuple[float, float, float]], aims: Aims) -> Pull:
 
 
 def _price(mix: Mix, capacity: Floats, hosts: Mapping[Demand, NDArray[np.bool_]]) -> Floats:
-    """Demand for a kind of node per GPU it has, 1 on average: each demand spreads itself over all that could host it."""
+    """Demand for a kind of node per GPU it has, 1 on average: each demand spreads over all that could host it."""
     price = np.zeros(len(capacity))
     gpus = mix.gpus
     for demand, weight in mix.entries:

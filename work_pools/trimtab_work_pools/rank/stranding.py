@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_work_pools.rank.filter import Flags, Idle, Question, Rows
-from trimtab_work_pools.rank.table import StateTable
 from trimtab_work_pools.rank.mix import Census, Mix
 from trimtab_work_pools.rank.outlook import Aims, Outlook, outlook
+from trimtab_work_pools.rank.table import StateTable
 from trimtab_work_pools.resources import WHOLE, Demand, Node, Placement
 
 __all__ = ["NOT_HERE", "Floats", "Ranking", "StrandingRank", "cached_share"]
@@ -39,7 +39,7 @@ class Ranking(Protocol):
         """One score for each of `rows`, NOT_HERE where it does not fit."""
         ...
 
-    def choose(self, node: Node, demand: Demand, options: Sequence[Placement]) -> Placement:
+    def choose(self, node: Node, options: Sequence[Placement]) -> Placement:
         """The best of several choices of devices on one node."""
         ...
 
@@ -130,7 +130,7 @@ class StrandingRank:
         return self._outlook.share_loss[share].sum(axis=1), (share == WHOLE).sum(axis=1), share.sum(axis=1)
 
     def _loss(self, rows: Rows, share: NDArray[np.int64], cpu: Floats, memory: Floats) -> Floats:
-        """Expected GPUs stranded in a state, less what its free GPUs are worth to the demands that can only use them."""
+        """Expected GPUs stranded in a state, less what its free GPUs are worth to demands that can use only them."""
         look = self._outlook
         loss, whole, free = self._sums(share)
         fillable = np.maximum(free / WHOLE - loss, 0.0)
@@ -138,7 +138,7 @@ class StrandingRank:
         result: Floats = loss + look.whole_loss[whole] + short - look.price[self._table.kind[rows]] * free / WHOLE
         return result
 
-    def choose(self, node: Node, demand: Demand, options: Sequence[Placement]) -> Placement:
+    def choose(self, node: Node, options: Sequence[Placement]) -> Placement:
         """Of equal gains the first: options come tightest first."""
         if len(options) == 1:
             return options[0]

@@ -1,8 +1,8 @@
 """Measures fragmentation as FGD does: the GPU share of a node that a random demand of the mix could not use.
 
 Q. Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation Gradient Descent", USENIX
-ATC'23, section 4. For a demand that fits a node, the free GPUs too small for it are fragments; for one that does not fit,
-or that wants no GPU, all that is free is.
+ATC'23, section 4. For a demand that fits a node, the free GPUs too small for it are fragments; for one that does not
+fit, or that wants no GPU, all that is free is.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_work_pools.rank.filter import Question
-from trimtab_work_pools.rank.table import FleetTable
 from trimtab_work_pools.rank.mix import Mix
+from trimtab_work_pools.rank.table import FleetTable
 from trimtab_work_pools.resources import WHOLE
 
 __all__ = ["Fragmentation"]
@@ -39,7 +39,7 @@ class Fragmentation:
         """For states given by `kind` (n), free `cpu` (n, milli) and free `share` of each GPU (n x GPUs, milli)."""
         free = share.sum(axis=1)
         if not len(self._weight):
-            return free / WHOLE
+            return np.asarray(free / WHOLE)
         # By distinct share: how many GPUs are large enough, and what is on those that are too small.
         enough = np.zeros((len(free), len(self._shares)), dtype=np.int64)
         small = np.zeros_like(enough)

@@ -10,15 +10,15 @@ import csv
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trimtab_work_pools.rank.table import FleetTable
 from trimtab_work_pools.placement import Placer
 from trimtab_work_pools.rank.stranding import Ranking
+from trimtab_work_pools.rank.table import FleetTable
 from trimtab_work_pools.resources import WHOLE, Demand, Gpu, Inventory, Node, Placement
 
-__all__ = ["ARRIVALS", "Outcome", "Task", "TraceError", "arrivals", "read_nodes", "read_tasks", "run"]
+__all__ = ["Outcome", "Task", "TraceError", "arrivals", "grown", "read_nodes", "read_tasks", "renamed", "run"]
 
 ARRIVALS = 1.3
 """GPU share that arrives, as a multiple of capacity."""
@@ -36,13 +36,15 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Percent of GPU share allocated when arrivals have reached 100 % and all of it is in; what went where.
+    """Percent of GPU share allocated when arrivals have reached 100 % and 130 % of it; what went where.
 
-    `alloc_at_100` is None when less than the capacity arrived. `seconds` is the time of one thread spent placing.
+    Where less arrived than that, it is the percent at the end; `arrived` (percent of capacity) tells. `seconds` is the
+    time of one thread spent placing.
     """
 
-    alloc_at_100: float | None
-    alloc_at_end: float
+    alloc_at_100: float
+    alloc_at_130: float
+    arrived: float
     placed: int
     decisions: tuple[Placement | None, ...]
     seconds: float
@@ -127,8 +129,12 @@ def _rows(path: Path) -> Iterator[_Row]:
         raise TraceError(f"{path}: is not a CSV file in UTF-8") from None
 
 
-def arrivals(tasks: Sequence[Task], capacity_milli: int, seed: int, times: float = ARRIVALS) -> tuple[Task, ...]:
-    """The published protocol: `tasks` brought to `times` x the capacity and shuffled, the same for one seed."""
+def arrivals(tasks: Sequence[Task], inventory: Inventory, seed: int, times: float = ARRIVALS) -> tuple[Task, ...]:
+    """The published protocol: `tasks` brought to `times` x the GPU capacity and shuffled, the same for one seed.
+
+    Raises TraceError if no task asks for a GPU.
+    """
+    capacity_milli = _capacity_milli(inventory)
     draw = random.Random(seed)
     chosen = list(tasks)
     total, wanted = sum(task.demand.gpu_milli for task in chosen), times * capacity_milli
@@ -143,22 +149,46 @@ def arrivals(tasks: Sequence[Task], capacity_milli: int, seed: int, times: float
     return tuple(chosen)
 
 
+def renamed(inventory: Inventory, seed: int) -> Inventory:
+    """The same nodes in another order, their names dealt out among them."""
+    nodes = list(inventory.nodes)
+    names = [node.name for node in nodes]
+    draw = random.Random(seed)
+    draw.shuffle(nodes)
+    draw.shuffle(names)
+    return Inventory(tuple(replace(node, name=name) for node, name in zip(nodes, names, strict=True)))
+
+
+def grown(inventory: Inventory, times: float) -> Inventory:
+    """A fleet `times` as large, of the same nodes in turn; copies get a number behind their names."""
+    if times == 1:
+        return inventory
+    count = max(1, round(len(inventory.nodes) * times))
+    nodes = (inventory.nodes[place % len(inventory.nodes)] for place in range(count))
+    return Inventory(tuple(replace(node, name=f"{node.name}-{place}") for place, node in enumerate(nodes)))
+
+
+def _capacity_milli(inventory: Inventory) -> int:
+    return sum(len(node.gpus) for node in inventory.nodes) * WHOLE
+
+
 def run(inventory: Inventory, tasks: Sequence[Task], ranking: Callable[[FleetTable], Ranking] | None = None) -> Outcome:
     """Places `tasks` in their order, each tried once, with nothing known of those to come."""
-    capacity = sum(len(node.gpus) for node in inventory.nodes) * WHOLE
+    capacity = max(1, _capacity_milli(inventory))
     placer = Placer(inventory, ranking)
     decisions: list[Placement | None] = []
     arrived = allocated = 0
-    at_100: float | None = None
+    reached: dict[float, int] = {}
     began = time.perf_counter()
     for task in tasks:
         placements = placer.place(task.demand)
         decisions.append(placements[0] if placements else None)
         arrived += task.demand.gpu_milli
-        if placements:
-            allocated += task.demand.gpu_milli
-        if at_100 is None and arrived >= capacity:
-            at_100 = 100.0 * allocated / capacity
+        allocated += task.demand.gpu_milli if placements else 0
+        for times in (1.0, ARRIVALS):
+            if arrived >= times * capacity:
+                reached.setdefault(times, allocated)
     seconds = time.perf_counter() - began
     placed = sum(decision is not None for decision in decisions)
-    return Outcome(at_100, 100.0 * allocated / capacity, placed, tuple(decisions), seconds)
+    at_100, at_130 = (100.0 * reached.get(times, allocated) / capacity for times in (1.0, ARRIVALS))
+    return Outcome(at_100, at_130, 100.0 * arrived / capacity, placed, tuple(decisions), seconds)

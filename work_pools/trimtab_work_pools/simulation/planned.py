@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from trimtab_work_pools.queue import decide
 from trimtab_work_pools.queue.rooms import Claim, Slots
-from trimtab_work_pools.simulation.replay import Active, Preempt, Start, State
 from trimtab_work_pools.queue.workload import Fleet, Member, Policy, Run, Running
+from trimtab_work_pools.simulation.replay import Active, Preempt, Start, State
 
 __all__ = ["Planned"]
 

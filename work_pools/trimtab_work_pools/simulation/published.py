@@ -6,18 +6,29 @@ The published runs break ties by the name of the node. Here they go to the state
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 import numpy as np
 
 from trimtab_work_pools.rank.filter import Question, Rows
-from trimtab_work_pools.rank.table import FleetTable
-from trimtab_work_pools.simulation.fragmentation import Fragmentation
 from trimtab_work_pools.rank.mix import Census, Mix
-from trimtab_work_pools.rank.stranding import NOT_HERE, Floats
+from trimtab_work_pools.rank.stranding import NOT_HERE, Floats, Ranking, StrandingRank
+from trimtab_work_pools.rank.table import FleetTable
 from trimtab_work_pools.resources import WHOLE, Demand, Node, Placement
+from trimtab_work_pools.simulation.fragmentation import Fragmentation
+from trimtab_work_pools.simulation.openb import Task
 
-__all__ = ["PUBLISHED", "BestFitRank", "DotProductRank", "FragmentationRank", "PackingRank", "RandomRank"]
+__all__ = [
+    "PUBLISHED",
+    "BestFitRank",
+    "DotProductRank",
+    "FragmentationRank",
+    "PackingRank",
+    "PolicyName",
+    "RandomRank",
+    "ranking",
+]
 
 PUBLISHED = {
     "default": {"random": 87.47, "dotprod": 90.85, "packing": 92.00, "bestfit": 93.08, "fgd": 95.39},
@@ -40,18 +51,12 @@ class _Plain:
     def see(self, asked: Demand) -> None:
         """They know nothing of demands to come."""
 
-    def fits(self, question: Question, rows: Rows) -> np.ndarray:
-        here = question.host(rows)
-        if question.demand.gpus:
-            here = here & (question.gpus(rows).sum(axis=1) >= question.demand.gpus)
-        return here
-
     def free(self, rows: Rows) -> tuple[Floats, Floats]:
         """CPUs by the node with the most, GPUs by the node with the most."""
         gpu = self.table.share[rows].sum(axis=1) / (WHOLE * max(1, self.table.gpus))
         return self.table.cpu[rows] / self.most_cpu, gpu
 
-    def choose(self, node: Node, demand: Demand, options: Sequence[Placement]) -> Placement:
+    def choose(self, node: Node, options: Sequence[Placement]) -> Placement:
         return options[0]
 
 
@@ -69,9 +74,9 @@ class RandomRank(_Plain):
     def scores(self, question: Question, rows: Rows) -> Floats:
         # The largest of n draws is u^(1/n): a row wins as often as its nodes would.
         draws = self._bits.random(len(rows)) ** (1.0 / np.maximum(1, self.table.count[rows]))
-        return np.where(self.fits(question, rows), draws, NOT_HERE)
+        return np.where(question.fits(rows), draws, NOT_HERE)
 
-    def choose(self, node: Node, demand: Demand, options: Sequence[Placement]) -> Placement:
+    def choose(self, node: Node, options: Sequence[Placement]) -> Placement:
         return self._draw.choice(options)
 
 
@@ -80,7 +85,7 @@ class BestFitRank(_Plain):
 
     def scores(self, question: Question, rows: Rows) -> Floats:
         cpu, gpu = self.free(rows)
-        return np.where(self.fits(question, rows), -(cpu + gpu), NOT_HERE)
+        return np.where(question.fits(rows), -(cpu + gpu), NOT_HERE)
 
 
 class DotProductRank(_Plain):
@@ -90,7 +95,7 @@ class DotProductRank(_Plain):
         cpu, gpu = self.free(rows)
         wants_cpu = question.demand.cpu_milli / self.most_cpu
         wants_gpu = question.demand.gpu_milli / (WHOLE * max(1, self.table.gpus))
-        return np.where(self.fits(question, rows), -(cpu * wants_cpu + gpu * wants_gpu), NOT_HERE)
+        return np.where(question.fits(rows), -(cpu * wants_cpu + gpu * wants_gpu), NOT_HERE)
 
 
 class PackingRank(_Plain):
@@ -103,7 +108,7 @@ class PackingRank(_Plain):
         stage = np.where(idle < total, 1.0, 0.0)
         if question.demand.shared:
             stage = stage + (question.gpus(rows) & (share < WHOLE)).any(axis=1)
-        return np.where(self.fits(question, rows), stage - idle / 100.0, NOT_HERE)
+        return np.where(question.fits(rows), stage - idle / 100.0, NOT_HERE)
 
 
 class FragmentationRank(_Plain):
@@ -145,9 +150,9 @@ class FragmentationRank(_Plain):
             gain = before - self._measure.of(kind, after, left)
         free_cpu, free_gpu = self.free(rows)
         spare = (free_cpu - demand.cpu_milli / self.most_cpu + free_gpu) / 2
-        return np.where(self.fits(question, rows), gain - self._best_fit * spare, NOT_HERE)
+        return np.where(question.fits(rows), gain - self._best_fit * spare, NOT_HERE)
 
-    def choose(self, node: Node, demand: Demand, options: Sequence[Placement]) -> Placement:
+    def choose(self, node: Node, options: Sequence[Placement]) -> Placement:
         if len(options) == 1:
             return options[0]
         kind = self.table.kind_number(node.name)
@@ -158,3 +163,25 @@ class FragmentationRank(_Plain):
         cpu = np.array([float(one.cpu_free_milli) for one in after])
         left = self._measure.of(np.full(len(after), kind), cpu, share)
         return options[int(np.argmax(left <= left.min() + 1e-9))]
+
+
+class PolicyName(StrEnum):
+    trimtab = "trimtab"
+    fgd = "fgd"
+    bestfit = "bestfit"
+    packing = "packing"
+    dotprod = "dotprod"
+    random = "random"
+
+
+def ranking(policy: PolicyName, tasks: Sequence[Task], seed: int) -> Callable[[FleetTable], Ranking]:
+    """How `policy` ranks. Only fgd is told the mix of all `tasks` beforehand, as in the published runs."""
+    rankings: dict[PolicyName, Callable[[FleetTable], Ranking]] = {
+        PolicyName.trimtab: StrandingRank,
+        PolicyName.fgd: lambda table: FragmentationRank(table, Mix.of(task.demand for task in tasks)),
+        PolicyName.bestfit: BestFitRank,
+        PolicyName.packing: PackingRank,
+        PolicyName.dotprod: DotProductRank,
+        PolicyName.random: lambda table: RandomRank(table, seed),
+    }
+    return rankings[policy]
