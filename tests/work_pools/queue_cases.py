@@ -1,4 +1,8 @@
-"""Reads a queue case: one TOML file with a fleet, a queue, and the plan that is expected of them."""
+"""Reads a queue case: one TOML file with a fleet, a queue, and the plan that is expected of them.
+
+Nodes are so many interchangeable GPUs (`a = 8`), or tables as `node_cases` reads them; then runs have `resources` as in
+job variables, and what a running run holds is written as there.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from node_cases import held, read_node
+
+from trimtab_work_pools.queue.gpu_rooms import Occupant, fleet_of, run_of
 from trimtab_work_pools.queue.rooms import Claim, Slots
 from trimtab_work_pools.queue.workload import Fleet, Member, Policy, Run, Running
+from trimtab_work_pools.resources import Inventory
+from trimtab_work_pools.wishes import read_demand
 
+_STRETCH = {"started_s", "overhead_s", "unsaved_s", "stopping_until_s"}
 CASES = Path(__file__).parents[1] / "cases" / "queue"
 
 
@@ -25,19 +35,43 @@ class Case:
 def read_case(path: Path) -> Case:
     """`nodes` maps a name to its GPUs; a run's `gpus` are per node; `on` maps nodes a running run holds to GPUs."""
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    running = tuple(_running(entry) for entry in raw.get("running", []))
-    held: dict[str, int] = {}
-    for one in running:
-        for name, claim in one.parts:
-            held[name] = held.get(name, 0) + claim.devices
-    members = tuple(
-        Member(name, Slots(gpus - held.get(name, 0)), float(gpus)) for name, gpus in raw.get("nodes", {}).items()
-    )
     policy = raw.get("policy", {})
     if "shares" in policy:
         policy["shares"] = tuple(policy["shares"].items())
-    queue = tuple(_run(entry) for entry in raw["queued"])
-    return Case(float(raw["now_s"]), Fleet(members, running), queue, Policy(**policy), raw["expect"])
+    real = any(isinstance(node, dict) for node in raw.get("nodes", {}).values())
+    fleet = _real_fleet(raw) if real else _fleet(raw)
+    queue = tuple((_real_run if real else _run)(entry) for entry in raw["queued"])
+    return Case(float(raw["now_s"]), fleet, queue, Policy(**policy), raw["expect"])
+
+
+def _fleet(raw: dict[str, Any]) -> Fleet:
+    running = tuple(_running(entry) for entry in raw.get("running", []))
+    taken: dict[str, int] = {}
+    for one in running:
+        for name, claim in one.parts:
+            taken[name] = taken.get(name, 0) + claim.devices
+    members = (
+        Member(name, Slots(gpus - taken.get(name, 0)), float(gpus)) for name, gpus in raw.get("nodes", {}).items()
+    )
+    return Fleet(tuple(members), running)
+
+
+def _real_fleet(raw: dict[str, Any]) -> Fleet:
+    nodes = {name: read_node(name, table) for name, table in raw["nodes"].items()}
+    occupants = []
+    for entry in raw.get("running", []):
+        placements = tuple(held(nodes[name], what) for name, what in entry["on"].items())
+        nodes |= {placement.node: nodes[placement.node].take(placement) for placement in placements}
+        stretch = {key: entry[key] for key in _STRETCH & entry.keys()}
+        facts = {key: value for key, value in entry.items() if key not in _STRETCH | {"on"}}
+        occupants.append(Occupant(_real_run(facts), placements, **stretch))
+    return fleet_of(Inventory(tuple(nodes.values())), occupants)
+
+
+def _real_run(entry: dict[str, Any]) -> Run:
+    facts = {"submitted_s": 0.0} | entry
+    demand = read_demand({"resources": {"expected_s": 600.0} | facts.pop("resources", {})})
+    return run_of(facts.pop("id"), demand, facts.pop("submitted_s"), **facts)
 
 
 def _run(entry: dict[str, Any]) -> Run:
@@ -47,10 +81,9 @@ def _run(entry: dict[str, Any]) -> Run:
 
 
 def _running(entry: dict[str, Any]) -> Running:
-    stretch = {"started_s", "overhead_s", "unsaved_s", "stopping_until_s"}
     on: dict[str, int] = entry["on"]
-    facts = {key: value for key, value in entry.items() if key not in stretch | {"on"}}
+    facts = {key: value for key, value in entry.items() if key not in _STRETCH | {"on"}}
     run = _run(facts | {"gpus": next(iter(on.values())), "nodes": len(on)})
     return Running(
-        run, tuple((n, Claim(0.0, g)) for n, g in on.items()), **{k: entry[k] for k in stretch & entry.keys()}
+        run, tuple((n, Claim(0.0, g)) for n, g in on.items()), **{k: entry[k] for k in _STRETCH & entry.keys()}
     )

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from queue_cases import CASES, read_case
 
+from trimtab_work_pools.queue import decide, plan
 from trimtab_work_pools.queue.explain import explain
 from trimtab_work_pools.queue.priority import order, outranks, running_key
-from trimtab_work_pools.queue import decide, plan
 from trimtab_work_pools.queue.rooms import Claim, Slots
 from trimtab_work_pools.queue.verdicts import Code, Plan
 from trimtab_work_pools.queue.workload import Fleet, Member, Policy, Run, Running, WorkloadError
@@ -26,7 +26,13 @@ NOW_S = 1_000_000.0
 def test_case(path: Path) -> None:
     case = read_case(path)
     made = plan(case.fleet, case.queue, case.policy, case.now_s)
-    assert {start.run_id: [name for name, _ in start.parts] for start in made.starts} == case.expect.get("start", {})
+    starts = {start.run_id: [name for name, _ in start.parts] for start in made.starts}
+    spread = case.expect.get("domains", {})
+    domains = {
+        member.name: getattr(member.room, "node", member).failure_domain for member in case.fleet.members if spread
+    }
+    assert {run_id: sorted(domains[name] for name in starts.pop(run_id)) for run_id in spread} == spread
+    assert starts == case.expect.get("start", {})
     assert {stop.run_id: stop.for_run_id for stop in made.stops} == case.expect.get("stop", {})
     waits = {wait.run_id: wait for wait in made.waits}
     runs = {run.id: run for run in case.queue}

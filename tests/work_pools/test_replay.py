@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from trimtab_infra.bench import app
+from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.simulation.baselines import Backfill, Fifo, ShortestFirst
 from trimtab_work_pools.simulation.philly import (
     Cluster,
@@ -28,7 +29,6 @@ from trimtab_work_pools.simulation.philly import (
 from trimtab_work_pools.simulation.planned import Planned
 from trimtab_work_pools.simulation.replay import Costs, Preempt, Scheduler, Start, State, Stretch, replay
 from trimtab_work_pools.simulation.report import figures, write_schedule
-from trimtab_work_pools.queue.workload import Policy
 
 AIMS = Policy(min_run_s=100.0, patience_s=5000.0, patience_factor=1.0, patience_max_s=20_000.0)
 SCHEDULERS = {

@@ -13,12 +13,13 @@ from trimtab_work_pools.rank.kinds import State
 from trimtab_work_pools.rank.mix import Mix, shape
 from trimtab_work_pools.rank.outlook import Aims
 from trimtab_work_pools.rank.stranding import NOT_HERE, Floats, Ranking, StrandingRank, cached_share
-from trimtab_work_pools.rank.table import FleetTable
+from trimtab_work_pools.rank.table import FleetTable, Order
 from trimtab_work_pools.resources import Demand, Inventory, Placement
 
 __all__ = ["Placer", "Unplaced", "place"]
 
 _EQUAL = 1e-9  # scores (in GPUs) closer than this are a tie: far above the rounding of sums, far below any meaning
+_Offer = tuple[float, State, Order]  # what a node is worth, and the order of those worth the same
 _KEPT = 512  # demands whose scores are kept
 
 
@@ -138,12 +139,12 @@ class Placer:
         """The best node beside those chosen; of equal ones that with the least left, an order that no name enters."""
         if demand.nodes == 1 and not demand.reads and not refused:
             row = self._best(scores)
-            return None if row is None else self.table.names(row)[0]
+            return None if row is None else self.table.first(row)
         offers = self._offers(scores, demand, chosen, refused)
         if not offers:
             return None
         top = max(worth for worth, _, _ in offers)
-        return min((state, name) for worth, state, name in offers if worth >= top - _EQUAL)[1]
+        return min((state, order) for worth, state, order in offers if worth >= top - _EQUAL)[1][-1]
 
     def _best(self, scores: Floats) -> int | None:
         top = scores.max(initial=NOT_HERE)
@@ -154,13 +155,11 @@ class Placer:
             return int(rows[0])
         return min((int(row) for row in rows), key=self.table.states.__getitem__)
 
-    def _offers(
-        self, scores: Floats, demand: Demand, chosen: Collection[str], refused: Set[str]
-    ) -> list[tuple[float, State, str]]:
+    def _offers(self, scores: Floats, demand: Demand, chosen: Collection[str], refused: Set[str]) -> list[_Offer]:
         """What single nodes are worth, with the data that lies on them and the failure domains that a gang is in."""
         domains = {self.table.nodes[name].failure_domain for name in chosen} - {""}
         reach = self._aims.locality * bool(demand.reads) + self._aims.apart * bool(domains)
-        offers: list[tuple[float, State, str]] = []
+        offers: list[_Offer] = []
         floor = NOT_HERE
         for row in np.argsort(-scores, kind="stable"):
             if scores[row] == NOT_HERE or scores[row] < floor - reach - _EQUAL:
@@ -170,7 +169,7 @@ class Placer:
                     node = self.table.nodes[name]
                     worth = float(scores[row]) + self._aims.locality * cached_share(node, demand)
                     worth -= self._aims.apart * (node.failure_domain in domains)
-                    offers.append((worth, self.table.states[int(row)], name))
+                    offers.append((worth, self.table.states[int(row)], self.table.order(name)))
                     floor = max(floor, float(scores[row]))
         return offers
 

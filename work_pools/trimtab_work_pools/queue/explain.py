@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 
-from trimtab_work_pools.queue.rooms import Refusal
+from trimtab_work_pools.queue.rooms import Refusal, Room
 from trimtab_work_pools.queue.verdicts import Code, Plan, Start, Stop, Wait
 from trimtab_work_pools.queue.workload import Fleet, Run
 
@@ -23,7 +26,7 @@ def explain(run: Run, fleet: Fleet, plan: Plan) -> str:
             return f"is being stopped for {stop.for_run_id}, which ranks above it; this loses {stop.lost_s:.0f} GPU s"
     for wait in plan.waits:
         if wait.run_id == run.id:
-            return _waits(wait, run, fleet)
+            return _waits(wait, run, fleet, plan)
     raise LookupError(
         f"the plan has no verdict for run {run.id!r}; explain runs that were in the queue it was made from"
     )
@@ -39,38 +42,52 @@ def _others_stopped(stops: tuple[Stop, ...], run_id: str) -> str:
     return f"; {_list(names)} stopped for it" if names else ""
 
 
-def _waits(wait: Wait, run: Run, fleet: Fleet) -> str:
+def _waits(wait: Wait, run: Run, fleet: Fleet, plan: Plan) -> str:
     if wait.code is Code.NOT_YET:
         return f"is scheduled for {_clock(wait.at_s)}"
     if wait.code is Code.NEVER_FITS:
-        return (
-            f"can never start on this fleet, even idle: {_refusals(run, fleet, idle=True)}; ask for less or add a node"
-        )
+        refusals = _refusals(run, _idle(fleet))
+        return f"can never start on this fleet, even idle: {refusals}; ask for less or add a node"
     if wait.code is Code.PREEMPTING:
         return f"{_list(wait.because)} make way for it; starts about {_clock(wait.at_s)} on {_list(wait.nodes)}"
     reserved = f"; reserved from {_clock(wait.at_s)} on {_list(wait.nodes)}" if wait.at_s is not None else ""
     if wait.code is Code.WOULD_DELAY:
         return f"there is room now, but it would delay {_list(wait.because) or 'a run ahead of it'}{reserved}"
     place = reserved if wait.code is Code.RESERVED else f"; {wait.ahead} runs are ahead of it"
-    return _refusals(run, fleet, idle=False) + place
+    return _refusals(run, _started(fleet, plan)) + place
 
 
-def _refusals(run: Run, fleet: Fleet, idle: bool) -> str:
-    rooms = [(member.name, member.room) for member in fleet.members]
-    if idle:
-        held = {name: [c for one in fleet.running for n, c in one.parts if n == name] for name, _ in rooms}
-        for position, (name, room) in enumerate(rooms):
-            for claim in held[name]:
-                room = room.give_back(claim)
-            rooms[position] = (name, room)
-    answers = [(name, room.fits(run.demand)) for name, room in rooms]
-    refused = [
-        f"{name}: {answer.text}" for name, answer in sorted(answers, key=lambda a: a[0]) if isinstance(answer, Refusal)
-    ]
+def _idle(fleet: Fleet) -> list[tuple[str, Room]]:
+    """The rooms when all that runs has ended."""
+    rooms: dict[str, Room] = {member.name: member.room for member in fleet.members}
+    for running in fleet.running:
+        for name, claim in running.parts:
+            rooms[name] = rooms[name].give_back(claim)
+    return list(rooms.items())
+
+
+def _started(fleet: Fleet, plan: Plan) -> list[tuple[str, Room]]:
+    """The rooms that are left when what starts now has started."""
+    rooms: dict[str, Room] = {member.name: member.room for member in fleet.members}
+    for start in plan.starts:
+        for name, claim in start.parts:
+            rooms[name] = rooms[name].take(claim)
+    return list(rooms.items())
+
+
+def _refusals(run: Run, rooms: Sequence[tuple[str, Room]]) -> str:
+    """The nearest misses in full; of the other nodes, how many there are for which dimension."""
+    answers = [(room.fits(run.demand), name) for name, room in rooms]
+    refused = sorted(((one.far, name, one) for one, name in answers if isinstance(one, Refusal)), key=itemgetter(0, 1))
     gang = f"needs {run.nodes} nodes at once, {len(rooms) - len(refused)} have room; " if run.nodes > 1 else ""
-    shown = "; ".join(refused[:_SHOWN])
-    more = f"; and {len(refused) - _SHOWN} more nodes" if len(refused) > _SHOWN else ""
-    return f"{gang}{shown}{more}" or "the room of now is taken by runs ahead of it"
+    shown = "; ".join(f"{name}: {one.text}" for _, name, one in refused[:_SHOWN])
+    others = Counter(one.dimension for _, _, one in refused[_SHOWN:])
+    counted = ", ".join(f"{dimension} on {_nodes(count)}" for dimension, count in others.most_common())
+    return gang + shown + (f"; and {counted}" if counted else "")
+
+
+def _nodes(count: int) -> str:
+    return "1 more" if count == 1 else f"{count} more"
 
 
 def _list(names: tuple[str, ...] | list[str]) -> str:

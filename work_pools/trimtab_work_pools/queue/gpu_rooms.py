@@ -18,7 +18,7 @@ from trimtab_work_pools.rank.kinds import Kinds, State
 from trimtab_work_pools.rank.mix import Mix
 from trimtab_work_pools.rank.outlook import Aims
 from trimtab_work_pools.rank.stranding import StrandingRank, cached_share
-from trimtab_work_pools.rank.table import StateTable
+from trimtab_work_pools.rank.table import StateTable, order_of
 from trimtab_work_pools.resources import WHOLE, Demand, Gpu, Inventory, Node, Placement
 
 __all__ = ["NodeRoom", "NodeRooms", "Occupant", "fleet_of", "run_of", "width_of"]
@@ -44,7 +44,7 @@ class NodeRoom:
     @property
     def key(self) -> Hashable:
         """Least left first."""
-        return self.state
+        return (self.state, order_of(self.node))
 
     def fits(self, demand: Demand) -> Claim | Refusal:
         """The exact devices, best fit (least CPU and GPU share left), or the dimension that refuses."""

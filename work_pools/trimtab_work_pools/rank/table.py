@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from trimtab_work_pools.rank.kinds import Kinds, State
 from trimtab_work_pools.resources import Node
 
-__all__ = ["FleetTable", "StateTable"]
+__all__ = ["FleetTable", "Order", "StateTable", "order_of"]
+
+Order = tuple[str, tuple[str, ...], str]
+"""(failure domain, cached digests, name): what else tells nodes in one state apart. The name comes last."""
+
+
+def order_of(node: Node) -> Order:
+    """The place of a node among those in its state."""
+    return (node.failure_domain, tuple(sorted(node.cached_digests)), node.name)
 
 
 class StateTable:
@@ -80,7 +88,8 @@ class FleetTable(StateTable):
         self.states: list[State] = []
         self.epoch = 0
         self.changed: list[int] = []
-        self._names: list[list[str]] = []
+        self._order = {name: order_of(node) for name, node in self.nodes.items()}
+        self._in_row: list[list[Order]] = []
         self._row_of: dict[State, int] = {}
         self._row_of_node: dict[str, int] = {}
         self._vacant: list[int] = []
@@ -91,17 +100,21 @@ class FleetTable(StateTable):
         """The kind of a node, by its name."""
         return self._kind_of[name]
 
-    def one_of(self, row: int) -> Node:
-        """A node in the state of `row`. Which one makes no difference but to people, who get the first by name."""
-        return self.nodes[self._names[row][0]]
+    def first(self, row: int) -> str:
+        """The first in order of the nodes in the state of `row`; between interchangeable ones names decide."""
+        return self._in_row[row][0][-1]
+
+    def order(self, name: str) -> Order:
+        """Where a node comes among those in its state."""
+        return self._order[name]
 
     def names(self, row: int) -> list[str]:
-        """Names of the nodes in the state of `row`, in a heap: the first by name comes first."""
-        return self._names[row]
+        """The nodes in the state of `row`, in no order."""
+        return [order[-1] for order in self._in_row[row]]
 
     def names_like(self, name: str) -> list[str]:
-        """Names of the nodes in the state of this one, with its own."""
-        return self._names[self._row_of_node[name]]
+        """The nodes in the state of this one, with itself."""
+        return self.names(self._row_of_node[name])
 
     def put(self, node: Node) -> None:
         """Replaces the node of that name by one that differs in what is given away."""
@@ -114,14 +127,14 @@ class FleetTable(StateTable):
 
     def _leave(self, name: str) -> None:
         row = self._row_of_node.pop(name)
-        names = self._names[row]
-        if names[0] == name:
-            heapq.heappop(names)
+        nodes = self._in_row[row]
+        if nodes[0][-1] == name:
+            heapq.heappop(nodes)
         else:
-            names.remove(name)
-            heapq.heapify(names)
+            nodes.remove(self._order[name])
+            heapq.heapify(nodes)
         self.count[row] -= 1
-        if not names:
+        if not nodes:
             del self._row_of[self.states[row]]
             self._vacant.append(row)
             self.changed.append(row)
@@ -131,7 +144,7 @@ class FleetTable(StateTable):
         row = self._row_of.get(state)
         if row is None:
             row = self._fresh_row(state)
-        heapq.heappush(self._names[row], name)
+        heapq.heappush(self._in_row[row], self._order[name])
         self._row_of_node[name] = row
         self.count[row] += 1
 
@@ -145,7 +158,7 @@ class FleetTable(StateTable):
                 self.reserve(2 * row)
             self.size += 1
             self.states.append(state)
-            self._names.append([])
+            self._in_row.append([])
         self._row_of[state] = row
         self.write(row, state)
         self.changed.append(row)

@@ -127,6 +127,8 @@ def _rows(path: Path) -> Iterator[_Row]:
                 yield _Row(path, line, values)
     except UnicodeDecodeError:
         raise TraceError(f"{path}: is not a CSV file in UTF-8") from None
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def arrivals(tasks: Sequence[Task], inventory: Inventory, seed: int, times: float = ARRIVALS) -> tuple[Task, ...]:
