@@ -97,7 +97,9 @@ class NodeRooms:
     def __init__(self, rooms: Sequence[NodeRoom], demands: Iterable[Demand], aims: Aims | None = None) -> None:
         self._rooms = list(rooms)
         self._aims = aims or Aims()
-        self._table = StateTable(rooms[0].kinds, [room.state for room in rooms])
+        self._states = [room.state for room in rooms]
+        self._table = StateTable(rooms[0].kinds, self._states)
+        self._links: dict[Demand, dict[State, bool]] = {}
         self._rank = StrandingRank(self._table, self._aims, Mix.of(demands))
         self._domains = np.array([room.node.failure_domain for room in rooms])
         self._changed: list[int] = []
@@ -132,11 +134,17 @@ class NodeRooms:
         return answer.scores
 
     def _linked(self, position: int, demand: Demand) -> bool:
-        return isinstance(self._rooms[position].fits(demand), Claim)
+        """Whether the links are there too. GPUs with other links are not alike, so nodes in one state answer alike."""
+        state = self._states[position]
+        known = self._links.setdefault(demand, {})
+        if state not in known:
+            known[state] = isinstance(self._rooms[position].fits(demand), Claim)
+        return known[state]
 
     def put(self, position: int, room: NodeRoom) -> None:
         self._rooms[position] = room
-        self._table.write(position, room.state)
+        self._states[position] = room.state
+        self._table.write(position, self._states[position])
         self._changed.append(position)
 
     def spread(self, scores: Scores, position: int) -> None:

@@ -7,7 +7,6 @@ closes), has run for `Policy.min_run_s` since it last started, and so overheads 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,22 +115,22 @@ class Victims:
     def _on_node(
         self, ranked: Ranked, timeline: Timeline, position: int, lower: list[Running], slot_s: float, left_s: float
     ) -> tuple[Claim, tuple[Running, ...]] | None:
-        def claim(chosen: Sequence[Running]) -> Claim | None:
-            gone = {one.run.id for one in chosen}
-            return timeline.claim_without(position, gone, ranked.run, slot_s, left_s)
-
-        if claim(lower) is None:  # most nodes are settled by this
+        """The claim on one node once its victims are gone, and a set of them of which none is needless."""
+        window, demand = timeline.window(position, slot_s, left_s), ranked.run.demand
+        for one in lower:
+            window.remove(one.run.id)
+        found = window.claim(demand)
+        if found is None:  # most nodes are settled by this
             return None
-        # More gone is more room: the shortest beginning of the cheapest that is enough.
-        enough = bisect_left(range(len(lower)), True, key=lambda count: claim(lower[:count]) is not None)
-        chosen = lower[:enough]
-        found = claim(chosen)
-        assert found is not None
-        for one in tuple(chosen[:-1]):  # an early cheap victim may have become needless; the last is not
-            rest = [other for other in chosen if other is not one]
-            without = claim(rest)
-            if without is not None:
-                chosen, found = rest, without
+        chosen: list[Running] = []
+        for one in reversed(lower):  # the dearest first: it stays if the cheaper ones are enough
+            window.restore(one.run.id)
+            without = window.claim(demand)
+            if without is None:
+                window.remove(one.run.id)
+                chosen.append(one)
+            else:
+                found = without
         return found, tuple(chosen)
 
     def _may_stop(self, ranked: Ranked, victim: Running) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from trimtab_work_pools.queue.rooms import EQUAL, Claim, Flags, Room, Rooms, Scores, Slots
 from trimtab_work_pools.queue.workload import Fleet, Policy, Run, Running
 
-__all__ = ["Hold", "Release", "Slot", "Timeline"]
+__all__ = ["Hold", "Release", "Slot", "Timeline", "Window"]
 
 Parts = tuple[tuple[int, Claim], ...]
 
@@ -122,6 +122,39 @@ class _Lane:
                 self._rooms.append(room)
 
 
+class Window:
+    """One node in a stretch of time, as runs are taken away from it and put back."""
+
+    def __init__(self, lane: _Lane, from_s: float, until_s: float) -> None:
+        # There is never less than at the beginning, or where a hold begins.
+        times = {from_s, *(hold.start_s for hold in lane.holds if from_s < hold.start_s < until_s)}
+        self._rooms = [(time_s, lane.at(time_s)) for time_s in sorted(times)]
+        self._releases = {release.run_id: release for release in lane.releases}
+
+    def remove(self, run_id: str) -> None:
+        """The run is gone by the beginning."""
+        release = self._releases[run_id]
+        self._rooms = [
+            (time_s, room if release.at_s <= time_s else room.give_back(release.claim)) for time_s, room in self._rooms
+        ]
+
+    def restore(self, run_id: str) -> None:
+        """It stays after all."""
+        release = self._releases[run_id]
+        self._rooms = [
+            (time_s, room if release.at_s <= time_s else room.take(release.claim)) for time_s, room in self._rooms
+        ]
+
+    def claim(self, demand: Hashable) -> Claim | None:
+        """The claim that `demand` would have all the time."""
+        rooms = [room for _, room in self._rooms]
+        room = rooms[0]
+        for other in rooms[1:]:
+            room = room.meet(other)
+        answer = room.fits(demand)
+        return answer if isinstance(answer, Claim) else None
+
+
 class Timeline:
     """Mutable, and private to one call of `plan`."""
 
@@ -156,9 +189,7 @@ class Timeline:
     def could_host(self, demand: Hashable) -> Flags:
         """By position: whether the node has room when all that runs there has ended."""
         if self._idle_rooms is None:
-            shared: dict[Hashable, Room] = {}  # equal rooms give their answers once
-            rooms = [shared.setdefault(room.key, room) for room in (lane.emptied() for lane in self.lanes)]
-            self._idle_rooms = _together(rooms, ())
+            self._idle_rooms = _together([lane.emptied() for lane in self.lanes], ())
         if demand not in self._idle:
             self._idle[demand] = self._idle_rooms.has_room(demand)
         return self._idle[demand]
@@ -227,18 +258,9 @@ class Timeline:
                 return Slot(time_s, tuple((position, claim) for _, position, claim in best))
         return None
 
-    def claim_without(self, position: int, gone: set[str], run: Run, from_s: float, left_s: float) -> Claim | None:
-        """The claim `run` would have on one node for `left_s` from `from_s`, were the runs `gone` gone by then."""
-        lane = self.lanes[position]
-        if lane.holds:
-            releases = _moved(lane.releases, gone, from_s)
-            room = _Lane(lane.name, lane.room, releases, lane.holds).during(from_s, from_s + left_s)
-        else:  # no need of a new profile: from then on there is only ever more
-            room = lane.at(from_s)
-            for release in lane.releases:
-                if release.run_id in gone and release.at_s > from_s:
-                    room = room.give_back(release.claim)
-        return _claim(room, run.demand)
+    def window(self, position: int, from_s: float, left_s: float) -> Window:
+        """What is free on one node in [from_s, from_s + left_s), to ask what would be were some runs gone by then."""
+        return Window(self.lanes[position], from_s, from_s + left_s)
 
     def blockers(self, run: Run) -> tuple[str, ...]:
         """Whose reservations keep `run` from room that is free now."""
@@ -294,8 +316,3 @@ def _best(scores: Scores) -> int | None:
 
 def _moved(releases: Sequence[Release], run_ids: set[str], at_s: float) -> list[Release]:
     return [Release(at_s, one.claim, one.run_id) if one.run_id in run_ids else one for one in releases]
-
-
-def _claim(room: Room, demand: Hashable) -> Claim | None:
-    answer = room.fits(demand)
-    return answer if isinstance(answer, Claim) else None
