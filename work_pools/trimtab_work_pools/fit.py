@@ -28,6 +28,9 @@ class Dimension(StrEnum):
     DISK = "disk"
 
 
+_Tightness = tuple[int, int, int, int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """It fits, on these devices."""
@@ -37,7 +40,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """It does not fit: on `dimension` it needs `needed`, and the most there is is `available` (the unit is in `text`)."""
+    """It does not fit: on `dimension` it needs `needed`; the most there is is `available` (the unit is in `text`)."""
 
     node: str
     dimension: Dimension
@@ -90,7 +93,8 @@ def _labels(node: Node, demand: Demand) -> Refused | None:
 
 def _host(node: Node, demand: Demand) -> Refused | None:
     if demand.cpu_milli > node.cpu_free_milli:
-        text = f"needs {demand.cpu_milli / 1000:g} CPUs; {node.cpu_free_milli / 1000:g} of {node.cpu_total_milli / 1000:g} free"
+        left = f"{node.cpu_free_milli / 1000:g} of {node.cpu_total_milli / 1000:g} free"
+        text = f"needs {demand.cpu_milli / 1000:g} CPUs; {left}"
         return Refused(node.name, Dimension.CPUS, demand.cpu_milli, node.cpu_free_milli, text)
     for dimension, what, needed, free in (
         (Dimension.MEMORY, "host memory", demand.memory_mib, node.memory_free_mib),
@@ -113,12 +117,13 @@ def _device_sets(node: Node, demand: Demand) -> tuple[tuple[Grant, ...], ...] | 
         return _shares(node, suited, demand)
     idle = [gpu for gpu in suited if gpu.idle]
     if len(idle) < demand.gpus:
-        text = f"needs {_gpus(demand.gpus)} whole; {len(idle)} of {_gpus(len(suited))} that would do {_are(len(idle))} free"
+        free = f"{len(idle)} of {_gpus(len(suited))} that would do {_are(len(idle))} free"
+        text = f"needs {_gpus(demand.gpus)} whole; {free}"
         return Refused(node.name, Dimension.GPU_COUNT, demand.gpus, len(idle), text)
     roomy = [gpu for gpu in idle if gpu.memory_free_mib >= demand.gpu_memory_mib]
     if len(roomy) < demand.gpus:
-        free = sorted((gpu.memory_free_mib for gpu in idle), reverse=True)[demand.gpus - 1]
-        return _memory_refused(node, demand, free, idle)
+        last_mib = sorted((gpu.memory_free_mib for gpu in idle), reverse=True)[demand.gpus - 1]
+        return _memory_refused(node, demand, last_mib, idle)
     chosen = _linked(roomy, demand.gpus) if demand.gpu_nvlink else _unlinked(roomy, demand.gpus)
     if chosen is None:
         most = next(n for n in range(demand.gpus - 1, 0, -1) if _linked(roomy, n))
@@ -130,33 +135,50 @@ def _device_sets(node: Node, demand: Demand) -> tuple[tuple[Grant, ...], ...] | 
 
 
 def _suited(node: Node, demand: Demand) -> list[Gpu] | Refused:
-    """The healthy GPUs of the right kind, free or not; or what rules them out, by the last sieve that leaves too few."""
-    gpus = list(node.gpus)
+    """The healthy GPUs of the right kind, free or not; or what rules them out."""
+    models, profile, capability = demand.gpu_models, demand.gpu_mig_profile, demand.gpu_compute_capability
+    suited = [
+        gpu
+        for gpu in node.gpus
+        if gpu.healthy
+        and gpu.mig_profile == profile
+        and gpu.compute_capability >= capability
+        and (not models or gpu.model in models)
+    ]
+    return suited if len(suited) >= demand.gpus else _unsuited(node, demand)
+
+
+def _unsuited(node: Node, demand: Demand) -> Refused:
+    """The refusal by the first sieve that leaves too few."""
+    gpus, wanted = node.gpus, _gpus(demand.gpus)
     major, minor = demand.gpu_compute_capability
     models, profile = " or ".join(sorted(demand.gpu_models)), demand.gpu_mig_profile
+    # Without a profile whole GPUs are meant: a slice is smaller than what its model's name promises.
+    whole = "that is no MIG slice" if demand.gpus == 1 else "that are no MIG slices"
+    healthy = "that is healthy" if demand.gpus == 1 else "that are healthy"
     sieves = (
         (Dimension.GPU_COUNT, "", [True] * len(gpus)),
-        (Dimension.GPU_MODEL, f" of model {models}", [not models or g.model in demand.gpu_models for g in gpus]),
-        # Without a profile whole GPUs are meant: a slice is smaller than what its model's name promises.
+        (Dimension.GPU_MODEL, f"of model {models}", [not models or g.model in demand.gpu_models for g in gpus]),
         (
             Dimension.GPU_MIG_PROFILE,
-            f" with MIG profile {profile}" if profile else " that are no MIG slice",
+            f"with MIG profile {profile}" if profile else whole,
             [g.mig_profile == profile for g in gpus],
         ),
         (
             Dimension.GPU_COMPUTE_CAPABILITY,
-            f" of compute capability {major}.{minor}",
+            f"of compute capability {major}.{minor} or more",
             [g.compute_capability >= (major, minor) for g in gpus],
         ),
-        (Dimension.GPU_HEALTH, " that are healthy", [g.healthy for g in gpus]),
+        (Dimension.GPU_HEALTH, healthy, [g.healthy for g in gpus]),
     )
     keep = [True] * len(gpus)
     for dimension, kind, passes in sieves:
         keep = [one and two for one, two in zip(keep, passes, strict=True)]
         if sum(keep) < demand.gpus:
-            text = f"needs {_gpus(demand.gpus)}{kind}; the node has {sum(keep)} of {_gpus(len(gpus))}"
+            has = f"{sum(keep)} of {_gpus(len(gpus))}" if gpus else "none"
+            text = f"needs {wanted} {kind}".rstrip() + f"; the node has {has}"
             return Refused(node.name, dimension, demand.gpus, sum(keep), text)
-    return [gpu for gpu, kept in zip(gpus, keep, strict=True) if kept]
+    raise AssertionError("the sieves together are what _suited asks")
 
 
 def _shares(node: Node, suited: Sequence[Gpu], demand: Demand) -> tuple[tuple[Grant, ...], ...] | Refused:
@@ -165,7 +187,8 @@ def _shares(node: Node, suited: Sequence[Gpu], demand: Demand) -> tuple[tuple[Gr
     enough = [gpu for gpu in suited if gpu.share_free_milli >= share]
     if not enough:
         best = max(suited, key=lambda gpu: (gpu.share_free_milli, -gpu.index))
-        text = f"needs a share of {share / WHOLE:g} of one GPU; the most free is {best.share_free_milli / WHOLE:g} on gpu {best.index}"
+        free = f"the most free is {best.share_free_milli / WHOLE:g} on gpu {best.index}"
+        text = f"needs a share of {share / WHOLE:g} of one GPU; {free}"
         return Refused(node.name, Dimension.GPU_SHARE, share, best.share_free_milli, text)
     roomy = [gpu for gpu in enough if gpu.memory_free_mib >= _share_memory_mib(gpu, demand)]
     if not roomy:
@@ -186,20 +209,21 @@ def _share_memory_mib(gpu: Gpu, demand: Demand) -> int:
 def _memory_refused(node: Node, demand: Demand, free_mib: int, among: Sequence[Gpu]) -> Refused:
     best = max(among, key=lambda gpu: (gpu.memory_free_mib, -gpu.index))
     each = "one GPU" if demand.gpus == 1 else f"each of {demand.gpus} GPUs"
-    text = f"needs {_size(demand.gpu_memory_mib)} on {each}; the most free is {_size(best.memory_free_mib)} on gpu {best.index}"
+    text = f"needs {_size(demand.gpu_memory_mib)} on {each}"
+    text += f"; the most free is {_size(best.memory_free_mib)} on gpu {best.index}"
     if demand.gpus > 1:
         text += f", and {_size(free_mib)} on the last of {demand.gpus}"
     return Refused(node.name, Dimension.GPU_MEMORY, demand.gpu_memory_mib, free_mib, text)
 
 
-def _tightness(gpu: Gpu) -> tuple[int, int, int, int, int]:
+def _tightness(gpu: Gpu) -> _Tightness:
     """Least first: what would be wasted by giving this GPU. Only the index tells equal GPUs apart."""
     numa = -1 if gpu.numa_node is None else gpu.numa_node
     return (gpu.share_free_milli, gpu.memory_free_mib, len(gpu.nvlink_peers), numa, gpu.index)
 
 
 def _unlinked(gpus: Sequence[Gpu], count: int) -> Sequence[Gpu] | None:
-    """The `count` GPUs to part with: on one NUMA node if one has room (the fullest such), then linked, then the tightest."""
+    """The `count` GPUs to part with: of one NUMA node if it can be (the fullest), then linked, then the tightest."""
     by_numa: dict[int | None, list[Gpu]] = {}
     for gpu in gpus:
         by_numa.setdefault(gpu.numa_node, []).append(gpu)
@@ -212,18 +236,17 @@ def _unlinked(gpus: Sequence[Gpu], count: int) -> Sequence[Gpu] | None:
 
 def _linked(gpus: Sequence[Gpu], count: int) -> tuple[Gpu, ...] | None:
     """`count` GPUs that are all linked with each other, from the smallest NVLink island that has as many."""
-    return min(_cliques(gpus, count), key=_break_cost(gpus), default=None)
-
-
-def _break_cost(gpus: Sequence[Gpu]) -> object:
     free = {gpu.index for gpu in gpus}
+    if all(len(gpu.nvlink_peers & free) == len(free) - 1 for gpu in gpus):  # one island: every set is linked
+        return tuple(sorted(gpus, key=_tightness)[:count]) if len(gpus) >= count else None
 
-    def cost(clique: tuple[Gpu, ...]) -> tuple[int, list[tuple[int, int, int, int, int]]]:
+    def broken(clique: tuple[Gpu, ...]) -> tuple[int, list[_Tightness]]:
+        """Links to GPUs that stay behind."""
         taken = {gpu.index for gpu in clique}
-        broken = sum(len((gpu.nvlink_peers & free) - taken) for gpu in clique)
-        return broken, sorted(_tightness(gpu) for gpu in clique)
+        links = sum(len((gpu.nvlink_peers & free) - taken) for gpu in clique)
+        return links, sorted(_tightness(gpu) for gpu in clique)
 
-    return cost
+    return min(_cliques(gpus, count), key=broken, default=None)
 
 
 def _cliques(gpus: Iterable[Gpu], count: int) -> Iterator[tuple[Gpu, ...]]:

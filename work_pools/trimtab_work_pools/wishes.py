@@ -130,6 +130,7 @@ _KEYS = {
     "labels": _Key("node_labels", _labels),
     "nodes": _Key("nodes", _whole(1, 10_000)),
     "reads": _Key("reads", _texts),
+    "team": _Key("team", _text),
     "priority": _Key("priority", _whole(-1000, 1000)),
     "deadline": _Key("deadline_s", _moment),
     "preemptible": _Key("preemptible", _flag),

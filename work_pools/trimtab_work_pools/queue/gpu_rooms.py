@@ -196,7 +196,7 @@ def _running(one: Occupant) -> Running:
 def run_of(
     run_id: str, demand: Demand, submitted_s: float, defaults: Mapping[str, float] | None = None, **facts: object
 ) -> Run:
-    """The planner's view of a queued run. `facts` are further fields of Run (attained_s, team, not_before_s).
+    """The planner's view of a queued run. `facts` are further fields of Run (attained_s, not_before_s).
 
     Without an expected run time the planner takes `defaults["expected_s"]` (an hour) and `defaults["sigma"]` (1.5: it
     may well be ten minutes or half a day).
@@ -205,7 +205,7 @@ def run_of(
     known = demand.expected_s is not None
     return Run(
         run_id,
-        _shape(demand),
+        demand.placing(),
         submitted_s,
         demand.expected_s if demand.expected_s is not None else guess["expected_s"],
         nodes=demand.nodes,
@@ -214,6 +214,7 @@ def run_of(
         priority=demand.priority,
         deadline_s=demand.deadline_s,
         preemptible=demand.preemptible,
+        team=demand.team,
         **facts,  # type: ignore[arg-type]
     )
 
@@ -221,11 +222,6 @@ def run_of(
 def width_of(demand: Demand) -> float:
     """How much of a fleet `demand` takes on all its nodes, in GPUs; the CPUs count if they are the larger part."""
     return demand.nodes * max(demand.gpu_milli / WHOLE, demand.cpu_milli / 1000 / _CPUS_PER_GPU, 0.001)
-
-
-def _shape(demand: Demand) -> Demand:
-    """What decides where it fits: runs that differ in nothing else are one question to a room."""
-    return replace(demand, priority=0, deadline_s=None, preemptible=False, expected_s=None, expected_sigma=0.0)
 
 
 def _meet(one: Gpu, two: Gpu) -> Gpu:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_work_pools.fit import Fit, fit
 from trimtab_work_pools.rank.kinds import Kinds
 from trimtab_work_pools.rank.table import StateTable
 from trimtab_work_pools.resources import WHOLE, Demand, Gpu
@@ -71,12 +70,8 @@ class Idle:
         self._table = StateTable(kinds, [kinds.state(place, kind) for place, kind in enumerate(kinds.nodes)])
 
     def could_host(self, demand: Demand) -> Flags:
-        """By kind: whether it has room for `demand`. A refusal here does not pass by waiting."""
-        kinds = self._table.kinds
-        found = Question(self._table, demand).fits(np.arange(len(kinds)))
-        if demand.gpu_nvlink:
-            found[found] = [isinstance(fit(kinds.nodes[place], demand), Fit) for place in np.flatnonzero(found)]
-        return found
+        """By kind: whether it has room for `demand`, as far as counting can tell."""
+        return Question(self._table, demand).fits(np.arange(len(self._table.kinds)))
 
 
 def _labelled(labels: tuple[tuple[str, str], ...], demand: Demand) -> bool:

@@ -13,9 +13,7 @@ __all__ = ["Census", "Mix", "shape"]
 
 def shape(demand: Demand) -> Demand:
     """What of a demand decides where it fits; the rest (priority, deadline, run time, data) is left out."""
-    return replace(
-        demand, reads=frozenset(), priority=0, deadline_s=None, preemptible=False, expected_s=None, expected_sigma=0.0
-    )
+    return replace(demand.placing(), reads=frozenset())
 
 
 @dataclass(frozen=True, slots=True)
