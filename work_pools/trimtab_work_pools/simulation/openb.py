@@ -62,7 +62,9 @@ def read_nodes(path: Path) -> Inventory:
             name=row.text("sn"),
             cpu_total_milli=row.number("cpu_milli"),
             memory_total_mib=row.number("memory_mib"),
-            gpus=tuple(Gpu(f"{row.text('sn')}/{i}", i, model=row.text("model")) for i in range(row.number("gpu"))),
+            gpus=tuple(
+                Gpu(f"{row.text('sn')}/{i}", i, model=row.values.get("model") or "") for i in range(row.number("gpu"))
+            ),
         )
         for row in _rows(path)
     ]
