@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from trimtab_infra.bench.aims import aims_of
+from trimtab_work_pools.rank.outlook import Aims
 from trimtab_work_pools.resources import Inventory
 from trimtab_work_pools.simulation.openb import (
     Outcome,
@@ -54,6 +56,9 @@ def placement(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds of the published protocol: 42-51, or 1,2,3.")] = "42-51",
     rename: Annotated[bool, typer.Option(help="Give the nodes other names, in another order, by the seed.")] = False,
+    aim: Annotated[
+        list[str] | None, typer.Option("--set", help="A weight of the trimtab policy, e.g. scarcity=0; repeatable.")
+    ] = None,
     copies: Annotated[float, typer.Option(min=0.01, help="So many times the fleet (2.5: two and a half).")] = 1.0,
 ) -> None:
     """Place tasks one at a time, with no look-ahead; none departs, each is tried once.
@@ -62,12 +67,13 @@ def placement(
     much of their capacity has arrived, or at the end if less did (see `arrived`).
     """
     try:
+        aims = Aims(**aims_of(Aims, aim or []))
         fleet, tasks = grown(read_nodes(nodes), copies), read_tasks(arrivals_file)
         if protocol is Protocol.openb:
-            _published_protocol(fleet, tasks, policy, workload or _workload(arrivals_file), _seeds(seeds), rename)
+            _published_protocol(fleet, tasks, policy, workload or _workload(arrivals_file), _seeds(seeds), rename, aims)
             return
         fleet = renamed(fleet, seed) if rename else fleet
-        outcome = run(fleet, tasks, ranking(policy, tasks, seed))
+        outcome = run(fleet, tasks, ranking(policy, tasks, seed, aims))
         if decisions is not None:
             _write(decisions, tasks, outcome)
     except (TraceError, ValueError, OSError) as error:
@@ -88,12 +94,18 @@ def _figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def _published_protocol(
-    fleet: Inventory, tasks: Sequence[Task], policy: PolicyName, workload: str, seeds: list[int], rename: bool
+    fleet: Inventory,
+    tasks: Sequence[Task],
+    policy: PolicyName,
+    workload: str,
+    seeds: list[int],
+    rename: bool,
+    aims: Aims,
 ) -> None:
     outcomes: list[Outcome] = []
     for seed in track(seeds, description=f"{workload}, {policy.value}", console=Console(stderr=True)):
         nodes = renamed(fleet, seed) if rename else fleet
-        outcomes.append(run(nodes, arrivals(tasks, fleet, seed), ranking(policy, tasks, seed)))
+        outcomes.append(run(nodes, arrivals(tasks, fleet, seed), ranking(policy, tasks, seed, aims)))
     figures = _figures(outcomes)
     table = Table(title=f"GPUs allocated at 130 % of arrivals (%), {workload}, mean of {len(seeds)} seeds")
     for column in (*PUBLISHED["default"], f"{policy.value} here", "least", "most"):

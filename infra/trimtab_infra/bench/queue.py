@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from trimtab_infra.bench.aims import aims_of
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.simulation.baselines import Backfill, Fifo, ShortestFirst
 from trimtab_work_pools.simulation.philly import Cluster, Job, TraceError, draw_estimates, offered_load, read_jobs
@@ -59,7 +60,7 @@ def queue(
     try:
         trace = read_jobs(jobs)
         told = draw_estimates(trace, sigma, seed)
-        aims = replace(Policy(), checkpoint_s=checkpoint_s, restart_s=restart_s, **_aims(aim or []))
+        aims = replace(Policy(), checkpoint_s=checkpoint_s, restart_s=restart_s, **aims_of(Policy, aim or []))
         stretches = run_policy(policy, trace, cluster, told, sigma, aims, costs)
         result = figures(trace, cluster, stretches)
         if schedule is not None:
@@ -75,25 +76,6 @@ def queue(
     }
     head |= {"gpus_per_node": gpus_per_node, "offered_load": offered_load(trace, cluster)}
     typer.echo(json.dumps(head | result.as_dict()))
-
-
-def _aims(pairs: list[str]) -> dict[str, Any]:
-    """Policy fields from `name=value` texts; ValueError says which are allowed."""
-    kinds = {
-        field.name: type(field.default) for field in fields(Policy) if isinstance(field.default, (bool, int, float))
-    }
-    aims: dict[str, Any] = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        if name not in kinds:
-            raise ValueError(f"--set {pair}: no such field; allowed are {', '.join(sorted(kinds))}")
-        if kinds[name] is bool and value not in ("true", "false"):
-            raise ValueError(f"--set {pair}: must be true or false")
-        try:
-            aims[name] = value == "true" if kinds[name] is bool else kinds[name](value)
-        except ValueError:
-            raise ValueError(f"--set {pair}: {value!r} is not a number ({kinds[name].__name__})") from None
-    return aims
 
 
 def run_policy(

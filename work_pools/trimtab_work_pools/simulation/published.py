@@ -13,6 +13,7 @@ import numpy as np
 
 from trimtab_work_pools.rank.filter import Question, Rows
 from trimtab_work_pools.rank.mix import Census, Mix
+from trimtab_work_pools.rank.outlook import Aims
 from trimtab_work_pools.rank.stranding import NOT_HERE, Floats, Ranking, StrandingRank
 from trimtab_work_pools.rank.table import FleetTable
 from trimtab_work_pools.resources import WHOLE, Demand, Node, Placement
@@ -174,10 +175,12 @@ class PolicyName(StrEnum):
     random = "random"
 
 
-def ranking(policy: PolicyName, tasks: Sequence[Task], seed: int) -> Callable[[FleetTable], Ranking]:
+def ranking(
+    policy: PolicyName, tasks: Sequence[Task], seed: int, aims: Aims | None = None
+) -> Callable[[FleetTable], Ranking]:
     """How `policy` ranks. Only fgd is told the mix of all `tasks` beforehand, as in the published runs."""
     rankings: dict[PolicyName, Callable[[FleetTable], Ranking]] = {
-        PolicyName.trimtab: StrandingRank,
+        PolicyName.trimtab: lambda table: StrandingRank(table, aims),
         PolicyName.fgd: lambda table: FragmentationRank(table, Mix.of(task.demand for task in tasks)),
         PolicyName.bestfit: BestFitRank,
         PolicyName.packing: PackingRank,
