@@ -1,0 +1,89 @@
+"""What a worker tells its peers of its node, and what of all that is told still counts. Pure.
+
+An advertisement says what the node has, what of it is free, and who holds the rest until when. It is good until it
+expires: the capacity of a worker that has died is gone then, and what it would have picked is planned again.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from pydantic import TypeAdapter, ValidationError
+
+from trimtab_work_pools.ledger import Holding, Ledger
+from trimtab_work_pools.queue.gpu_rooms import Occupant, fleet_of, run_of
+from trimtab_work_pools.queue.workload import Fleet
+from trimtab_work_pools.resources import Inventory, Node
+
+__all__ = ["Advertisement", "AdvertisementError", "current", "fleet_from"]
+
+_PLAIN = 4000
+"""Characters up to which an advertisement is written as JSON that people can read; a Prefect variable holds 5,000."""
+_PACKED = "zlib:"
+
+
+class AdvertisementError(ValueError):
+    """What was read is no advertisement; the text says where it came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advertisement:
+    """`node` has nothing given away; `holdings` say what of it is. Times are seconds since the epoch."""
+
+    worker: str
+    node: Node
+    holdings: tuple[Holding, ...]
+    expires_s: float
+    draining: bool = False
+
+    def to_text(self) -> str:
+        """JSON, packed if it is long. At most some 5,000 characters for 16 GPUs with 40 runs."""
+        plain = _ADAPTER.dump_json(self, exclude_defaults=True).decode()
+        if len(plain) <= _PLAIN:
+            return plain
+        return _PACKED + base64.b85encode(zlib.compress(plain.encode(), 9)).decode()
+
+    @staticmethod
+    def from_text(text: str, source: str) -> Advertisement:
+        """Raises AdvertisementError if it is none."""
+        try:
+            if text.startswith(_PACKED):
+                text = zlib.decompress(base64.b85decode(text.removeprefix(_PACKED))).decode()
+            return _ADAPTER.validate_json(text)
+        except (ValidationError, ValueError, zlib.error) as error:
+            raise AdvertisementError(f"{source} is no advertisement of a worker: {error}") from None
+
+
+_ADAPTER = TypeAdapter(Advertisement)
+
+
+def current(advertisements: Iterable[Advertisement], now_s: float) -> tuple[Advertisement, ...]:
+    """Those that have not expired; of two of one node the later. In order of their names."""
+    latest: dict[str, Advertisement] = {}
+    for one in sorted(advertisements, key=lambda one: (one.expires_s, one.worker)):
+        if one.expires_s > now_s:
+            latest[one.node.name] = one
+    return tuple(latest[name] for name in sorted(latest))
+
+
+def fleet_from(advertisements: Iterable[Advertisement]) -> Fleet:
+    """The planner's fleet. A node that is draining is full: what runs there is seen, nothing new is put there."""
+    nodes: list[Node] = []
+    occupants: list[Occupant] = []
+    for one in advertisements:
+        free = Ledger(one.node, one.holdings).free()
+        nodes.append(_full(free) if one.draining else free)
+        for holding in () if one.draining else one.holdings:
+            run = run_of(holding.run_id, holding.demand, holding.submitted_s, attained_s=holding.attained_s)
+            placement = replace(holding.placement, node=one.node.name)
+            stopping_s = holding.stopping_until_s
+            occupants.append(Occupant(run, (placement,), holding.started_s, stopping_until_s=stopping_s))
+    return fleet_of(Inventory(tuple(nodes)), occupants)
+
+
+def _full(node: Node) -> Node:
+    return replace(node, gpus=(), cpu_total_milli=0, memory_total_mib=0, disk_total_mib=0, cpu_given_milli=0,
+                   memory_given_mib=0, disk_given_mib=0)  # fmt: skip

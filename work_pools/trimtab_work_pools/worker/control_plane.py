@@ -1,0 +1,245 @@
+"""What a worker reads from the Prefect server and writes to it, beside what Prefect's own worker does.
+
+Advertisements are Prefect variables (a snapshot for late joiners), each announced by an event (live to peers). The
+queue is read in pages, beyond the 200 runs that a worker's poll returns. All of it is the public REST API.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterNextScheduledStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Scheduled
+from prefect.types._datetime import DateTime, from_timestamp
+from pydantic import TypeAdapter, ValidationError
+
+from trimtab_work_pools.advertise import Advertisement, AdvertisementError
+from trimtab_work_pools.queue.workload import Policy, WorkloadError
+from trimtab_work_pools.resources import Demand
+from trimtab_work_pools.wishes import DemandError, read_demand
+from trimtab_work_pools.worker.picking import Queued
+
+__all__ = ["ControlPlane", "PolicyError", "Waiting", "read_policy"]
+
+_SAME_CLOCK_S = 3.0
+_PAGE = 200
+_MOST = 5000
+"""Runs read at most: beyond them, what waits is too far behind to start now."""
+
+
+class PolicyError(ValueError):
+    """The policy that is written for a pool is wrong; the text names the variable and the field."""
+
+
+_POLICY = TypeAdapter(Policy)
+
+
+def read_policy(value: Any, source: str) -> Policy:
+    """A Policy from plain data with some of its fields. Raises PolicyError that names the field."""
+    allowed = [field.name for field in fields(Policy)]
+    if not isinstance(value, dict):
+        raise PolicyError(f"{source} must map fields of a policy to values, like {{'preempt': false}}")
+    if unknown := sorted(value.keys() - set(allowed)):
+        raise PolicyError(f"{source}: {unknown[0]} is no field of a policy (allowed: {', '.join(allowed)})")
+    try:
+        return _POLICY.validate_python(value)
+    except WorkloadError as error:
+        raise PolicyError(f"{source}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PolicyError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A scheduled run: to be planned, or (`problem`) with a demand that cannot be read."""
+
+    flow_run: FlowRun
+    queued: Queued | None
+    problem: str = ""
+
+
+class ControlPlane:
+    """One work pool on one server."""
+
+    def __init__(self, client: PrefectClient, pool: str) -> None:
+        self._client, self._pool = client, pool
+        self._tag = f"trimtab-fleet:{pool}"
+        self._deployments: dict[UUID, tuple[str, dict[str, Any]]] = {}
+        self._ahead_s = 0.0
+
+    def now_s(self) -> float:
+        """Seconds since the epoch by the server's clock: a host whose clock is wrong must not expire all others."""
+        return time.time() + self._ahead_s
+
+    # --- advertisements ---
+
+    async def publish(self, advertisement: Advertisement) -> None:
+        """Writes the variable of this worker, making it the first time."""
+        name, value = self._variable(advertisement.worker), advertisement.to_text()
+        response = await self._call("PATCH", f"/variables/name/{name}", {"value": value}, missing_is_fine=True)
+        if response is None:
+            await self._call("POST", "/variables/", {"name": name, "value": value, "tags": ["trimtab", self._tag]})
+
+    async def withdraw(self, worker: str) -> None:
+        """Takes this worker's variable away."""
+        await self._call("DELETE", f"/variables/name/{self._variable(worker)}", None, missing_is_fine=True)
+
+    async def advertisements(self) -> tuple[list[Advertisement], list[str]]:
+        """All that are on the server, expired or not; and a sentence for each that cannot be read."""
+        found: list[Advertisement] = []
+        problems: list[str] = []
+        while True:
+            body = {"variables": {"tags": {"all_": [self._tag]}}, "limit": _PAGE, "offset": len(found) + len(problems)}
+            response = await self._call("POST", "/variables/filter", body)
+            rows = response.json() if response is not None else []
+            for row in rows:
+                try:
+                    found.append(Advertisement.from_text(str(row["value"]), f"variable {row['name']}"))
+                except AdvertisementError as error:
+                    problems.append(str(error).splitlines()[0])
+            if len(rows) < _PAGE:
+                return found, problems
+
+    def _variable(self, worker: str) -> str:
+        readable = re.sub(r"[^a-z0-9]+", "-", f"{self._pool}-{worker}".lower())[:60].strip("-")
+        digest = hashlib.sha256(f"{self._pool}/{worker}".encode()).hexdigest()[:10]
+        return f"trimtab-node-{readable}-{digest}"
+
+    # --- what the planner aims at ---
+
+    async def policy(self) -> Policy:
+        """The policy of the pool: a variable with fields of `Policy`, the same for all workers; without it the defaults.
+
+        Raises PolicyError if it is wrong.
+        """
+        name = "trimtab-policy-" + re.sub(r"[^a-z0-9]+", "-", self._pool.lower()).strip("-")
+        response = await self._call("GET", f"/variables/name/{name}", None, missing_is_fine=True)
+        if response is None:
+            return Policy()
+        return read_policy(response.json()["value"], f"variable {name}")
+
+    # --- the queue ---
+
+    async def waiting(self, prefetch_s: float, queues: Mapping[str, int]) -> list[Waiting]:
+        """Scheduled runs that are due, of the named queues (name -> priority), however many stand before them."""
+        runs: list[FlowRun] = []
+        soon = cast(DateTime, from_timestamp(self.now_s() + prefetch_s, tz="UTC"))
+        due = FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+            next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(before_=soon),
+        )
+        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._pool]))
+        while len(runs) < _MOST:
+            page = await self._client.read_flow_runs(
+                flow_run_filter=due,
+                work_pool_filter=pool,
+                sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC,
+                limit=_PAGE,
+                offset=len(runs),
+            )
+            runs += page
+            if len(page) < _PAGE:
+                break
+        runs = [run for run in runs if run.work_queue_name in queues]
+        await self._know_deployments(runs)
+        return [self._waiting(run, queues[run.work_queue_name or ""]) for run in runs]
+
+    async def _know_deployments(self, runs: list[FlowRun]) -> None:
+        """Job variables of deployments change seldom: they are read once a minute at most, 200 at a time."""
+        wanted = {run.deployment_id for run in runs if run.deployment_id} - self._deployments.keys()
+        ids = sorted(wanted, key=str)
+        for start in range(0, len(ids), _PAGE):
+            found = await self._client.read_deployments(
+                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=ids[start : start + _PAGE])), limit=_PAGE
+            )
+            for one in found:
+                self._deployments[one.id] = (one.name, one.job_variables or {})
+
+    def forget_deployments(self) -> None:
+        """Have them read again, since one has changed."""
+        self._deployments.clear()
+
+    def _waiting(self, run: FlowRun, queue_priority: int) -> Waiting:
+        variables = dict(self._deployments.get(run.deployment_id, ("", {}))[1]) if run.deployment_id else {}
+        variables |= run.job_variables or {}
+        try:
+            demand: Demand = read_demand(variables)
+        except DemandError as error:
+            return Waiting(run, None, str(error))
+        # A wish that is written is for one node: gangs of several workers are not made yet.
+        if demand.nodes > 1:
+            return Waiting(run, None, f"resources.nodes: {demand.nodes} nodes at once are not supported by workers yet")
+        due = run.next_scheduled_start_time or run.expected_start_time or run.created
+        submitted_s = due.timestamp() if due else 0.0
+        return Waiting(run, Queued(str(run.id), demand, submitted_s, queue_priority))
+
+    async def active(self) -> int:
+        """Runs of the pool that are claimed or running."""
+        states = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+        return await self._client.count_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._pool])),
+        )
+
+    async def queue_priorities(self, names: set[str]) -> dict[str, int]:
+        """Priority by name of the pool's queues that are not paused; of those named only, if any are named."""
+        queues = await self._client.read_work_queues(work_pool_name=self._pool)
+        wanted = [queue for queue in queues if not queue.is_paused and (not names or queue.name in names)]
+        return {queue.name: queue.priority or 1 for queue in wanted}
+
+    # --- telling people ---
+
+    async def say(self, run: FlowRun, name: str, message: str) -> None:
+        """Shows in the UI why a scheduled run waits. Its time stays; one that was claimed since is left alone."""
+        due = run.next_scheduled_start_time or run.expected_start_time
+        state = Scheduled(name=name, message=message, scheduled_time=due)
+        current = (await self._client.read_flow_run(run.id)).state
+        if current is not None and current.is_scheduled():
+            await self._client.set_flow_run_state(run.id, state)
+
+    async def back_to_queue(self, run_id: UUID, name: str, message: str) -> None:
+        """A run whose process has gone waits again. A run that has ended of itself, or was cancelled, stays so."""
+        try:
+            state: Any = (await self._client.read_flow_run(run_id)).state
+        except ObjectNotFound:
+            return
+        ended = state is None or (state.is_final() and not state.is_crashed())
+        if not ended and not (state and (state.is_scheduled() or state.type is StateType.CANCELLING)):
+            await self._client.set_flow_run_state(run_id, Scheduled(name=name, message=message), force=True)
+
+    async def _call(
+        self, method: str, path: str, body: dict[str, Any] | None, missing_is_fine: bool = False
+    ) -> httpx.Response | None:
+        try:
+            response = await self._client._client.request(method, path, json=body)  # the client has no method for these
+        except httpx.HTTPStatusError as error:
+            if missing_is_fine and error.response.status_code == httpx.codes.NOT_FOUND:
+                return None
+            raise
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            ahead_s = parsedate_to_datetime(response.headers["date"]).timestamp() - time.time()
+            self._ahead_s = ahead_s if abs(ahead_s) > _SAME_CLOCK_S else 0.0
+        return response

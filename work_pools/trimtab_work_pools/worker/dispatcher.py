@@ -1,0 +1,312 @@
+"""The thin shell around `picking`: reads the fleet and the queue, claims devices, tells peers and people.
+
+Facts live elsewhere: devices in the host's claims, runs and their states on the Prefect server. What is kept here is
+only how to reach them, what has been said already, and which runs have been told to stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from uuid import UUID
+
+import anyio
+import psutil
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.logging import get_logger
+
+from trimtab_work_pools.advertise import Advertisement, current
+from trimtab_work_pools.ledger import Holding, Ledger
+from trimtab_work_pools.queue.workload import Policy
+from trimtab_work_pools.resources import CapacityError, Node, Placement
+from trimtab_work_pools.worker.announce import NODE_CHANGED, announce, subscribed
+from trimtab_work_pools.worker.control_plane import ControlPlane, PolicyError, Waiting
+from trimtab_work_pools.worker.fleet_table import FleetTableArtifact
+from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
+from trimtab_work_pools.worker.picking import Picked, Queued, pick
+from trimtab_work_pools.worker.run_environment import run_environment
+from trimtab_work_pools.worker.stopping import Stopping
+
+__all__ = ["Dispatcher"]
+
+_ADVERTISED_S = 30.0
+"""How long an advertisement is good; it is renewed three times as often."""
+_SAID_AT_ONCE = 25
+"""Runs that are told why they wait in one round: each costs two calls."""
+_SAY_AGAIN_S = 20.0
+_READ_AGAIN_S = 30.0
+"""The policy, and the job variables of deployments, are read this often."""
+
+
+class Dispatcher:
+    """What one worker knows and does. All times are seconds since the epoch by the server's clock."""
+
+    def __init__(
+        self,
+        worker: str,
+        pool: str,
+        client: PrefectClient,
+        queues: set[str],
+        read_node: Callable[[], Node],
+    ) -> None:
+        self.stopping = Stopping()
+        self._worker, self._pool, self._queues = worker, pool, queues
+        self._read_node, self._policy = read_node, Policy()
+        self._control = ControlPlane(client, pool)
+        self._table = FleetTableArtifact(client, pool)
+        self._claims = HostClaims()
+        self._mine: dict[str, HostClaim] = {}
+        self._lock = anyio.Lock()
+        self._wake = anyio.Event()
+        self._draining = False
+        self._left = anyio.Event()
+        self._advertised: tuple[float, str] = (0.0, "")
+        self._said: dict[str, tuple[float, str]] = {}
+        self._read_again_s = 0.0
+        self._logger = get_logger("trimtab.worker")
+
+    # --- starting and stopping ---
+
+    async def take_over(self) -> None:
+        """Adopts runs that an earlier worker on this host left running, and sends back those whose process has gone."""
+        for claim in self._claims.orphans():
+            run_id = claim.holding.run_id
+            if claim.running:
+                adopted = self._claims.adopt(claim, self._worker)
+                if adopted:
+                    self._mine[run_id] = adopted
+                    self._logger.info("Run %s of an earlier worker goes on as process %s", run_id, claim.pid)
+            else:
+                self._claims.release(run_id, claim.claim_id)
+                self._logger.warning("Run %s lost its process while no worker was here; it goes back", run_id)
+                why = f"its process on {self._read_node().name} has gone"
+                await self._control.back_to_queue(UUID(run_id), "Rescheduled", why)
+
+    def adopted(self) -> list[HostClaim]:
+        """Claims of this worker whose processes are not its children."""
+        return [claim for claim in self._mine.values() if claim.pid]
+
+    async def withdraw(self) -> None:
+        """No advertisement any more; peers plan without this node at once."""
+        await self._control.withdraw(self._worker)
+        await announce(self._pool, self._worker)
+
+    async def drain(self) -> None:
+        """Nothing new is started here from now on; peers are told."""
+        self._draining = True
+        await self._advertise(self._ledger(), force=True)
+
+    # --- picking ---
+
+    async def pick(self, prefetch_s: float, pool_limit: int | None, room: int | None) -> list[FlowRun]:
+        """The runs to start here now, with their devices claimed; and the housekeeping of one round."""
+        async with self._lock:
+            ledger = self._ledger()
+            await self._advertise(ledger)
+            waiting = await self._queue(prefetch_s)
+            advertised, problems = await self._control.advertisements()
+            for problem in problems:
+                self._logger.warning("%s; it is ignored", problem)
+            peers = [one for one in advertised if one.worker != self._worker]
+            fleet = current([*peers, self._advertisement(ledger)], self._now_s())
+            queued = [one.queued for one in waiting if one.queued is not None]
+            picked = pick(ledger.node.name, fleet, queued, self._policy, self._now_s())
+            if pool_limit is not None:
+                left = max(0, pool_limit - await self._control.active())
+                room = left if room is None else min(room, left)
+            runs = self._claim(ledger, picked, queued, room)
+            found = [one.flow_run for run_id in runs for one in waiting if str(one.flow_run.id) == run_id]
+            if runs:
+                await self._advertise(self._ledger())
+            self._make_way(picked)
+            if fleet[0].worker == self._worker:  # one of all does what is to be done once
+                await self._tell(waiting, picked, fleet)
+            return found
+
+    async def _queue(self, prefetch_s: float) -> list[Waiting]:
+        if self._now_s() - self._read_again_s > _READ_AGAIN_S:
+            self._read_again_s = self._now_s()
+            self._control.forget_deployments()
+            try:
+                self._policy = await self._control.policy()
+            except PolicyError as error:
+                self._logger.error("%s. The policy of before is kept.", error)
+        queues = await self._control.queue_priorities(self._queues)
+        return await self._control.waiting(prefetch_s, queues)
+
+    def _claim(self, ledger: Ledger, picked: Picked, queued: list[Queued], room: int | None) -> list[str]:
+        """Claims the devices of what is to start; what another worker on this host has taken meanwhile is left."""
+        by_id = {one.run_id: one for one in queued}
+        runs: list[str] = []
+        for run_id, placement in picked.starts if not self._draining else ():
+            if room is not None and len(runs) >= room:
+                break
+            claim = self._claim_of(ledger.node, by_id[run_id], placement)
+            try:
+                ledger = ledger.reserve(claim.holding)
+            except CapacityError as error:
+                self._logger.info("Run %s does not fit any more: %s", run_id, error)
+                continue
+            if self._claims.acquire(claim):
+                self._mine[run_id] = claim
+                runs.append(run_id)
+        return runs
+
+    def _claim_of(self, node: Node, queued: Queued, placement: Placement) -> HostClaim:
+        uuids = {gpu.index: gpu.uuid for gpu in node.gpus}
+        now_s = self._now_s()
+        claim_id = uuid.uuid4().hex
+        holding = Holding(queued.run_id, queued.demand, placement, queued.submitted_s, now_s, claim_id)
+        devices = tuple((uuids[grant.index], grant.share_milli) for grant in placement.grants)
+        return HostClaim(
+            claim_id, self._worker, os.getpid(), self._pool, holding, devices, time.time(), created_s(os.getpid())
+        )
+
+    def _make_way(self, picked: Picked) -> None:
+        for run_id, for_run_id in picked.stops:
+            claim = self._mine.get(run_id)
+            if claim is not None and not self.stopping.told(run_id):
+                self._logger.info("Run %s is told to stop: run %s needs its place", run_id, for_run_id)
+                self.stop(run_id, "Preempted", f"made way for run {for_run_id}", self._policy.checkpoint_s)
+
+    # --- what happens to a claim ---
+
+    def environment(self, run_id: UUID) -> dict[str, str]:
+        """What the run is told of its devices. Raises LookupError if it holds none: it was not picked here."""
+        claim = self._mine.get(str(run_id))
+        if claim is None:
+            raise LookupError(f"run {run_id} was not picked by this worker: it holds no devices of this host")
+        return run_environment(self._read_node(), claim.holding.placement, claim.claim_id)
+
+    def started(self, run_id: UUID, pid: int) -> None:
+        """The run has a process. One that was told to stop before that is told again."""
+        self._claims.started(str(run_id), pid)
+        self.stopping.has_process(str(run_id), pid)
+
+    def lost(self, run_id: UUID) -> None:
+        """Another worker has claimed the run, or it is not to run any more."""
+        claim = self._mine.pop(str(run_id), None)
+        if claim is not None:
+            self._claims.release(str(run_id), claim.claim_id)
+        self.wake()
+
+    async def ended(self, run_id: UUID) -> None:
+        """The process has gone: the devices are free. Only now may a run that was told to stop wait again."""
+        told = self.stopping.ended(str(run_id))
+        try:
+            if told is not None:
+                await self._control.back_to_queue(run_id, *told)
+        finally:
+            self.lost(run_id)
+            self._left.set()
+            self._left = anyio.Event()
+
+    async def gone(self) -> None:
+        """Returns when the next run has ended."""
+        await self._left.wait()
+
+    async def await_adopted(self, claim: HostClaim) -> None:
+        """Waits for a process that is no child of this one; what it was doing decides what becomes of the run."""
+        run_id = UUID(claim.holding.run_id)
+        with contextlib.suppress(ProcessLookupError):
+            process = os.pidfd_open(claim.pid)
+            try:
+                if claim.running:
+                    await anyio.wait_readable(process)
+            finally:
+                os.close(process)
+        if not self.stopping.told(str(run_id)):
+            await self._control.back_to_queue(run_id, "Rescheduled", "its process ended without a word")
+        await self.ended(run_id)
+
+    def running(self) -> list[str]:
+        """Ids of the runs that hold something of this host through this worker."""
+        return list(self._mine)
+
+    def stop(self, run_id: str, name: str, why: str, grace_s: float) -> None:
+        """Tells a run to stop: a signal, time to write its state, and then the end."""
+        if not self.stopping.told(run_id):
+            self.stopping.tell(run_id, self._pid(run_id), name, why, grace_s)
+
+    def pids(self) -> set[int]:
+        """Processes of all runs on this host, with their children."""
+        found: set[int] = set()
+        for claim in self._claims.all():
+            if claim.running:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found |= {claim.pid, *(child.pid for child in psutil.Process(claim.pid).children(recursive=True))}
+        return found
+
+    def preemptible(self, run_id: str) -> bool:
+        return run_id in self._mine and self._mine[run_id].holding.demand.preemptible
+
+    def _pid(self, run_id: str) -> int:
+        return next((claim.pid for claim in self._claims.all() if claim.holding.run_id == run_id), 0)
+
+    # --- peers and people ---
+
+    def wake(self) -> None:
+        """Plan again soon."""
+        self._wake.set()
+
+    async def wakes(self) -> AsyncIterator[None]:
+        """Each time that something has happened; several things at once are one."""
+        while True:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            yield
+
+    async def listen(self) -> None:
+        """Wakes the planner on news of runs and of nodes, for as long as it runs."""
+        async for event in subscribed():
+            if event.event != NODE_CHANGED or event.resource.id != f"trimtab.node.{self._worker}":
+                self.wake()
+
+    async def _advertise(self, ledger: Ledger, force: bool = False) -> None:
+        """Renews the advertisement in time, and at once where something else than its time has changed."""
+        advertisement = self._advertisement(ledger)
+        said_s, said = self._advertised
+        text = repr((advertisement.node, advertisement.holdings, advertisement.draining))
+        changed = force or text != said
+        if changed or self._now_s() - said_s >= _ADVERTISED_S / 3:
+            await self._control.publish(advertisement)
+            self._advertised = (self._now_s(), text)
+        if changed:
+            await announce(self._pool, self._worker)
+
+    def _advertisement(self, ledger: Ledger) -> Advertisement:
+        expires_s = self._now_s() + _ADVERTISED_S
+        return Advertisement(self._worker, ledger.node, ledger.holdings, expires_s, self._draining)
+
+    async def _tell(self, waiting: list[Waiting], picked: Picked, fleet: tuple[Advertisement, ...]) -> None:
+        reasons = picked.reasons()
+        now_s = self._now_s()
+        left = _SAID_AT_ONCE
+        for one in waiting:
+            run_id = str(one.flow_run.id)
+            name, message = ("BadResources", one.problem) if one.problem else reasons.get(run_id, ("", ""))
+            said_s, said = self._said.get(run_id, (0.0, ""))
+            if left and name and said != message and now_s - said_s >= _SAY_AGAIN_S:
+                await self._control.say(one.flow_run, name, message)
+                self._said[run_id] = (now_s, message)
+                left -= 1
+        ids = {str(one.flow_run.id) for one in waiting}
+        self._said = {run_id: said for run_id, said in self._said.items() if run_id in ids}
+        await self._table.show(fleet, now_s)
+
+    # --- this host ---
+
+    def _ledger(self) -> Ledger:
+        """This node as it is now, and all that holds a part of it, through whichever worker of this host."""
+        claims = [claim for claim in self._claims.all() if claim.counts(time.time())]
+        ledger = Ledger(self._read_node(), tuple(claim.holding for claim in claims))
+        for run_id, until_s in self.stopping.times().items():
+            ledger = ledger.stopping(run_id, until_s)
+        return ledger
+
+    def _now_s(self) -> float:
+        return self._control.now_s()

@@ -1,0 +1,88 @@
+"""The end of a worker: on SIGTERM or Ctrl-C it picks nothing more, gives back what it may, waits, and leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import anyio
+
+from trimtab_work_pools.worker.dispatcher import Dispatcher
+
+__all__ = ["Drain"]
+
+_Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+def _seconds(name: str, default: float) -> float:
+    try:
+        return float(os.environ.get(name, default))
+    except ValueError:
+        return default
+
+
+class Drain:
+    """Set off by the first signal; a second one ends the worker as Prefect would."""
+
+    def __init__(self, dispatcher: Dispatcher, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        self.draining = False
+        self._dispatcher, self._logger = dispatcher, logger
+        self._before: dict[signal.Signals, _Handler] = {}
+        self._wait_s = _seconds("TRIMTAB_DRAIN_SECONDS", 60.0)
+        self._grace_s = _seconds("TRIMTAB_STOP_GRACE_SECONDS", 30.0)
+
+    def watch_signals(self) -> None:
+        """Takes over SIGTERM and SIGINT from Prefect; only the main thread can."""
+        loop = asyncio.get_running_loop()
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._run(number)))
+
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, on_signal)
+        except ValueError:
+            self._logger.debug("Not in the main thread: signals are Prefect's to handle")
+
+    def stop_watching(self) -> None:
+        """Prefect's handlers again."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    async def _run(self, number: int) -> None:
+        if self.draining:
+            self._leave(number)
+            return
+        self.draining = True
+        running = self._dispatcher.running()
+        self._logger.info("Draining: nothing new is picked; %s runs here. Once more to leave at once.", len(running))
+        try:
+            await self._dispatcher.drain()
+        except Exception as error:  # noqa: BLE001 - draining goes on, whatever the server says
+            self._logger.warning("Peers could not be told (%s); the advertisement expires by itself", error)
+        await self._empty()
+        self._leave(number)
+
+    async def _empty(self) -> None:
+        """What is preemptible is stopped at once, the rest when its time is over; each goes back when it has gone."""
+        until_s = time.monotonic() + self._wait_s
+        while running := self._dispatcher.running():
+            late = time.monotonic() >= until_s
+            for run_id in running:
+                if late or self._dispatcher.preemptible(run_id):
+                    why = "its worker is being stopped"
+                    self._dispatcher.stop(run_id, "Preempted", why, self._grace_s)
+            self._dispatcher.stopping.press()
+            with anyio.move_on_after(0.5):
+                await self._dispatcher.gone()
+
+    def _leave(self, number: int) -> None:
+        self.stop_watching()
+        os.kill(os.getpid(), number)

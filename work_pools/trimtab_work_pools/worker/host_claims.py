@@ -1,0 +1,147 @@
+"""Who holds which device of this host, across all workers on it: one small file a run, behind one lock.
+
+The plan and the ledger of a worker keep it from giving a device twice; this keeps two workers on one host from it, and
+a worker that was killed and started again while its runs go on. A claim whose process has gone counts no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from trimtab_work_pools.ledger import Holding
+from trimtab_work_pools.resources import WHOLE
+
+__all__ = ["HostClaim", "HostClaims", "created_s", "default_directory"]
+
+_STARTING_S = 120.0
+"""A claim whose run has no process yet counts this long; then its worker has died before it could start it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostClaim:
+    """`devices`: (UUID, share in thousandths). `pid` and `pid_created_s` are of the run's process, once it has one."""
+
+    claim_id: str
+    worker: str
+    worker_pid: int
+    pool: str
+    holding: Holding
+    devices: tuple[tuple[str, int], ...]
+    claimed_s: float
+    worker_created_s: float
+    pid: int = 0
+    pid_created_s: float = 0.0
+
+    @property
+    def running(self) -> bool:
+        """Its process is there. Process ids are used again, so the time of its creation must be the same too."""
+        return self.pid > 0 and abs(created_s(self.pid) - self.pid_created_s) < 1.0
+
+    def counts(self, now_s: float) -> bool:
+        """It has a process, or may soon have one."""
+        starting = not self.pid and now_s - self.claimed_s < _STARTING_S
+        return (starting and abs(created_s(self.worker_pid) - self.worker_created_s) < 1.0) or self.running
+
+
+_ADAPTER = TypeAdapter(HostClaim)
+
+
+def default_directory() -> Path:
+    """TRIMTAB_HOST_DIR, or a directory of this user's; workers of several users need one that they share."""
+    given = os.environ.get("TRIMTAB_HOST_DIR")
+    return Path(given) if given else Path(tempfile.gettempdir()) / f"trimtab-host-{os.getuid()}"
+
+
+class HostClaims:
+    """The claims on the devices of this host."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory or default_directory()
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def acquire(self, claim: HostClaim) -> bool:
+        """Enters the claim, unless a device of it is held by others or the run is claimed already."""
+        with self._locked():
+            others = [one for one in self._read() if one.counts(time.time())]
+            held: dict[str, int] = {}
+            for one in others:
+                for uuid, share in one.devices:
+                    held[uuid] = held.get(uuid, 0) + share
+            taken = any(held.get(uuid, 0) + share > WHOLE for uuid, share in claim.devices)
+            if taken or any(one.holding.run_id == claim.holding.run_id for one in others):
+                return False
+            self._write(claim)
+            return True
+
+    def orphans(self) -> list[HostClaim]:
+        """Claims whose worker is not there any more."""
+        return [one for one in self.all() if abs(created_s(one.worker_pid) - one.worker_created_s) >= 1.0]
+
+    def adopt(self, claim: HostClaim, worker: str) -> HostClaim | None:
+        """The claim in the hands of this process; None if another worker was first."""
+        with self._locked():
+            if claim not in self._read():
+                return None
+            adopted = replace(claim, worker=worker, worker_pid=os.getpid(), worker_created_s=created_s(os.getpid()))
+            self._write(adopted)
+            return adopted
+
+    def started(self, run_id: str, pid: int) -> None:
+        """The run has a process now."""
+        with self._locked():
+            for one in self._read():
+                if one.holding.run_id == run_id:
+                    self._write(replace(one, pid=pid, pid_created_s=created_s(pid)))
+
+    def release(self, run_id: str, claim_id: str) -> None:
+        """Takes the claim back; one that somebody else has made since stays."""
+        with self._locked():
+            for one in self._read():
+                if one.holding.run_id == run_id and one.claim_id == claim_id:
+                    self._file(run_id).unlink(missing_ok=True)
+
+    def all(self) -> list[HostClaim]:
+        """Every claim that is on file, alive or not."""
+        with self._locked():
+            return self._read()
+
+    def _read(self) -> list[HostClaim]:
+        claims = []
+        for path in sorted(self.directory.glob("*.json")):
+            with contextlib.suppress(ValidationError, FileNotFoundError):
+                claims.append(_ADAPTER.validate_json(path.read_bytes()))
+        return claims
+
+    def _write(self, claim: HostClaim) -> None:
+        path = self._file(claim.holding.run_id)
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_bytes(_ADAPTER.dump_json(claim))
+        draft.replace(path)
+
+    def _file(self, run_id: str) -> Path:
+        return self.directory / f"{run_id}.json"
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.directory / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def created_s(pid: int) -> float:
+    """When a process was made (s since the epoch); 0 if there is none."""
+    try:
+        process = psutil.Process(pid)
+        return 0.0 if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return 0.0
