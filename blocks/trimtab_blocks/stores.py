@@ -105,8 +105,10 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def delete(self, key: str) -> None:
-        """Remove a blob, if it is there. Only for garbage collection: nothing may need this key any more.
+    def remove(self, key: str) -> None:
+        """Delete a blob, if it is there. Only for garbage collection: nothing may need this key any more.
+
+        (``delete`` is what Prefect calls deleting a block document.)
 
         A reader that has the blob already keeps it. A writer of the same key at the same time may store it again.
         """
@@ -179,9 +181,9 @@ class DirectoryStore(Block, Store):
             raise BlobNotFound(key, self)
         yield path
 
-    def delete(self, key: str) -> None:
+    def remove(self, key: str) -> None:
         """See ``Store``. Its directory stays: another writer may be about to use it."""
-        with self._reporting("delete", key), suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        with self._reporting("remove", key), suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
             self._file(key).unlink()
 
     def sweep(self, older_than: timedelta) -> int:
