@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from botocore import exceptions as botocore
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from trimtab_blocks.errors import (
@@ -27,10 +29,11 @@ __all__ = [
     "explain",
     "is_passing",
     "reason",
+    "said",
 ]
 
 #: What a request, or reading its answer, may raise.
-REQUEST_ERRORS = (botocore.ClientError, botocore.BotoCoreError, HTTPError, OSError)
+REQUEST_ERRORS = (botocore.ClientError, botocore.BotoCoreError, ResponseParserError, HTTPError, OSError)
 
 #: Codes of answers that are part of the normal course.
 MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
@@ -54,7 +57,10 @@ _NO_CREDENTIALS = (
     botocore.TokenRetrievalError,
     botocore.ProfileNotFound,
 )
-_NO_ANSWER = (botocore.HTTPClientError, botocore.IncompleteReadError, HTTPError, ConnectionError, TimeoutError)
+_NO_ANSWER = (
+    *(botocore.HTTPClientError, botocore.ConnectionError, botocore.IncompleteReadError, ResponseParserError),
+    *(HTTPError, ConnectionError, TimeoutError),
+)
 #: An answer of the server that no code in ``_MEANING`` stands for, by its HTTP status.
 _STATUS = {"400": "BadRequest", "401": "AccessDenied", "403": "AccessDenied", "301": "PermanentRedirect"}
 
@@ -111,18 +117,29 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, _NO_ANSWER) and not isinstance(error, botocore.SSLError)
 
 
+def said(answer: Mapping[str, Any], name: str) -> Any:
+    """A part of an answer; an answer that broke off within its head may lack it, and is worth another try.
+
+    Raises:
+        IncompleteReadError: it does.
+    """
+    if name not in answer:
+        raise botocore.IncompleteReadError(actual_bytes=0, expected_bytes=1)
+    return answer[name]
+
+
 def reason(error: BaseException) -> str:
     """A failure in a few words, bounded."""
     if isinstance(error, botocore.ClientError):
-        said = str(error.response.get("Error", {}).get("Message", ""))
-        return f"the server answers {_status_of(error)} {code_of(error)}: {said}"[:300].rstrip(": ")
+        words = str(error.response.get("Error", {}).get("Message", ""))
+        return f"the server answers {_status_of(error)} {code_of(error)}: {words}"[:300].rstrip(": ")
     return (str(error) or type(error).__name__)[:300]
 
 
-def explain(error: BaseException, what: str, waited_s: float = 0.0) -> StoreUnavailable:
+def explain(error: BaseException, what: str, waited_s: float | None = None) -> StoreUnavailable:
     """The error for people; ``what`` says what was tried: "cannot read 'a' in S3 store ..."."""
-    if waited_s:
-        return StoreUnreachable(f"{what}: no success within {waited_s:.0f} s; last, {reason(error)}")
+    if waited_s is not None:
+        return StoreUnreachable(f"{what}: no success within {waited_s:g} s: {reason(error)}")
     if isinstance(error, _NO_CREDENTIALS):
         return AccessRefused(
             f"{what}: no credentials ({reason(error)}); set `access_key_id` and `secret_access_key` of the block, or "

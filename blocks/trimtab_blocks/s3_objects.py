@@ -147,11 +147,11 @@ def fetch(target: Target, ask: Requests, sink: Buffer) -> str | None:
                 raise
             wrong = "it was replaced while it was being read"
             continue
-        if stored.sha256 is None:
-            return "it carries no SHA-256 of Trimtab, so another program put it there"
         if stored.sha256 == found:
             return None
         wrong = f"its SHA-256 is {found}, and it was written with {stored.sha256}"
+        if stored.sha256 is None:
+            wrong = "it carries no SHA-256 of Trimtab, so another program put it there"
     return wrong
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -52,6 +53,9 @@ def _client(connection: Connection, process: int) -> Any:
     import boto3  # takes 0.2 s, which a process that never meets S3 is spared
     from botocore.config import Config
 
+    for name in ("botocore.auth", "botocore.endpoint"):
+        logging.getLogger(name).addFilter(_tells_no_token)
+
     config = Config(
         connect_timeout=connection.connect_timeout_s,
         read_timeout=connection.read_timeout_s,
@@ -73,6 +77,11 @@ def _client(connection: Connection, process: int) -> Any:
         aws_session_token=_revealed(connection.session_token),
         config=config,
     )
+
+
+def _tells_no_token(record: logging.LogRecord) -> bool:
+    """botocore logs whole requests at level DEBUG, and a session token is a header of them."""
+    return "security-token" not in record.getMessage().lower()
 
 
 def _revealed(secret: SecretStr | None) -> str | None:
@@ -120,9 +129,7 @@ class Requests:
     def _tell(self, error: BaseException) -> None:
         if not self._told.is_set():
             self._told.set()
-            self._log.warning(
-                "%s for now: %s; trying again for up to %.0f s", self.what, reason(error), self.patience_s
-            )
+            self._log.warning("%s for now: %s; trying again for up to %g s", self.what, reason(error), self.patience_s)
 
 
 def _logger() -> Any:

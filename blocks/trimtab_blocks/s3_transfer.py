@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from trimtab_blocks.errors import StoreUnavailable
-from trimtab_blocks.s3_errors import REQUEST_ERRORS
+from trimtab_blocks.s3_errors import REQUEST_ERRORS, said
 from trimtab_blocks.s3_requests import Requests
 
 __all__ = ["Source", "Stored", "Target", "download", "upload", "upload_in_parts"]
@@ -66,7 +66,7 @@ class Stored:
     def of(cls, answer: dict[str, Any]) -> Stored:
         """From the answer to a HEAD or to a GET of the whole object."""
         ours = answer.get("Metadata", {})
-        return cls(int(answer["ContentLength"]), str(answer["ETag"]), ours.get(SHA256), ours.get(WRITER))
+        return cls(int(said(answer, "ContentLength")), str(said(answer, "ETag")), ours.get(SHA256), ours.get(WRITER))
 
 
 class Source:
@@ -122,15 +122,18 @@ def upload_in_parts(target: Target, ask: Requests, source: Source, writer: str) 
     Nothing of the object is visible before the last request, and that one is conditional.
     """
     digest, parts = _scan(source, max(target.part_bytes, -(-source.size // MAX_PARTS)))
-    begun = ask(
-        lambda: target.client.create_multipart_upload(
-            **target.address,
-            ChecksumAlgorithm="CRC32",
-            Metadata={SHA256: digest, WRITER: writer},
-            **dict(target.encryption),
+    upload_id = ask(
+        lambda: said(
+            target.client.create_multipart_upload(
+                **target.address,
+                ChecksumAlgorithm="CRC32",
+                Metadata={SHA256: digest, WRITER: writer},
+                **dict(target.encryption),
+            ),
+            "UploadId",
         )
     )
-    address = {**target.address, "UploadId": begun["UploadId"]}
+    address = {**target.address, "UploadId": upload_id}
     try:
         with ThreadPoolExecutor(target.parallel, "s3-up") as pool:
             sent = list(pool.map(lambda part: _send(target, ask, source, part, address), parts))
@@ -162,10 +165,9 @@ def _send(target: Target, ask: Requests, source: Source, part: _Part, address: d
     if zlib.crc32(data) != part.crc32:
         raise StoreUnavailable(f"{ask.what}: the file was changed while it was being stored; write it again")
     checksum = b64encode(part.crc32.to_bytes(4, "big")).decode()
-    answer = ask(
-        lambda: target.client.upload_part(**address, PartNumber=part.number, Body=data, ChecksumCRC32=checksum)
-    )
-    return {"PartNumber": part.number, "ETag": answer["ETag"], "ChecksumCRC32": checksum}
+    sending = {**address, "PartNumber": part.number, "Body": data, "ChecksumCRC32": checksum}
+    etag = ask(lambda: said(target.client.upload_part(**sending), "ETag"))
+    return {"PartNumber": part.number, "ETag": etag, "ChecksumCRC32": checksum}
 
 
 def download(target: Target, ask: Requests, sink: Sink) -> tuple[Stored, str]:
@@ -188,6 +190,7 @@ def _first(target: Target) -> tuple[Stored, bytes | None]:
     answer = target.client.get_object(**target.address, ChecksumMode="ENABLED")
     stored, body = Stored.of(answer), answer["Body"]
     if stored.size > target.part_bytes:
+        said({"a byte": True} if body.read(1) else {}, "a byte")  # else the head broke off, and may lack our metadata
         body.close()
         return stored, None
     return stored, body.read()

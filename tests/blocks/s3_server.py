@@ -11,13 +11,14 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 HOST = "127.0.0.1"
 ACCESS_KEY, SECRET_KEY = "trimtab-tests", "planted-secret-7f3a91c2d4"
 BUCKET = "snapshots"
-START_S, STOP_S = 60, 30
+START_S, STOP_S = 60, 5
 
 #: The server's listeners. Its admin part is dialled at its port + 10,000, whatever the flag says.
 _PORTS = ("s3", "master", "volume", "filer", "admin")
@@ -49,14 +50,16 @@ def why_not() -> str | None:
     return None
 
 
+#: Below the range that the kernel picks from, port + 10,000 as well; each is given out once a process.
+_CANDIDATES = cycle([*range(10_000 + os.getpid() % 9_000, 21_000), *range(10_000, 10_000 + os.getpid() % 9_000)])
+
+
 def free_ports(names: tuple[str, ...]) -> dict[str, int]:
-    """Ports below the range the kernel picks from, so that port + 10,000 is free too and nobody takes either."""
+    """A port for each name that is free now, and so is port + 10,000."""
     found: dict[str, int] = {}
-    candidate = 10_000 + os.getpid() % 9_000
     with ExitStack() as held:
         for name in names:
-            while True:
-                candidate = candidate + 1 if candidate < 21_000 else 10_000
+            for candidate in _CANDIDATES:
                 try:
                     for port in (candidate, candidate + 10_000):
                         held.enter_context(socket.create_server((HOST, port)))
