@@ -170,16 +170,12 @@ class DirectoryStore(Block, Store):
 
     def size(self, key: str) -> int:
         """See ``Store``."""
-        with self.local(key) as path:
-            return path.stat().st_size
+        return self._found(key).stat().st_size
 
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:
         """See ``Store``. The path is the stored file itself."""
-        path = self._file(key)
-        if not path.is_file():
-            raise BlobNotFound(key, self)
-        yield path
+        yield self._found(key)
 
     def remove(self, key: str) -> None:
         """See ``Store``. Its directory stays: another writer may be about to use it."""
@@ -200,6 +196,12 @@ class DirectoryStore(Block, Store):
 
     def _file(self, key: str) -> Path:
         return self.path / check_key(key)
+
+    def _found(self, key: str) -> Path:
+        path = self._file(key)
+        if not path.is_file():
+            raise BlobNotFound(key, self)
+        return path
 
     def _make_directory(self, directory: Path) -> None:
         """Make a directory of the store so that it outlasts a power cut."""
