@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from trimtab_blocks.errors import BlobNotFound, CorruptBlob, InvalidKey, StoreError, StoreUnavailable
 from trimtab_blocks.s3_errors import MISSING, REQUEST_ERRORS, code_of, explain
@@ -38,6 +38,9 @@ class S3Store(Block, Store):
     _block_type_slug: ClassVar[str] = "trimtab-s3-store"
     _description: ClassVar[str] = "Keeps snapshots, lineage and manifests as immutable objects in an S3 bucket."
 
+    #: What a person typed shows in no error: it may be a secret.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     bucket: str = Field(min_length=3, max_length=63, description="The bucket; it must exist.")
     prefix: str = Field(default="", description="Beginning of the name of every object, for example team-a/trimtab")
     endpoint_url: str | None = Field(default=None, description="Address of the server; none: Amazon's, by region.")
@@ -58,6 +61,17 @@ class S3Store(Block, Store):
     read_timeout_s: float = Field(default=30, gt=0, description="How long an answer may make no progress.")
     part_mib: int = Field(default=8, ge=5, le=512, description="Larger blobs are moved in parts of this size.")
     parallel: int = Field(default=8, ge=1, le=64, description="Parts that are moved at a time.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_them_all(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        # Blocks take anything, and would keep a secret under a misspelled name in plain sight.
+        unknown = set(settings) - set(cls.model_fields) - {"block_type_slug"}
+        if unknown:
+            raise ValueError(
+                f"no setting is called {', '.join(sorted(unknown))}; there are {', '.join(cls.model_fields)}"
+            )
+        return settings
 
     @field_validator("prefix")
     @classmethod

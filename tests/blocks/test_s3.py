@@ -77,11 +77,21 @@ def test_is_a_block_that_says_where_it_is() -> None:
         ({"prefix": "x" * 121}, "it may have 120"),
         ({"part_mib": 4}, "greater than or equal to 5"),
         ({"bucket": "ab"}, "at least 3"),
+        ({"secret_acess_key": "a"}, "no setting is called secret_acess_key; there are bucket, "),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         S3Store(**{"bucket": "data", **settings})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"secret_access_key": SECRET_KEY}, {"secret_acess_key": SECRET_KEY}, {"bucket": 1}]
+)
+def test_no_secret_is_in_the_refusal_of_settings(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        S3Store(**{"bucket": "data", "session_token": SECRET_KEY, **settings})
+    assert SECRET_KEY not in f"{caught.value} {caught.value!r}"
 
 
 def test_a_large_blob_goes_both_ways_in_parts(store: S3Store, plain: Any, tmp_path: Path) -> None:
