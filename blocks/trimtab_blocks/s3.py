@@ -173,7 +173,7 @@ class S3Store(Block, Store):
             endpoint_url=self.endpoint_url,
             region=self.region,
             ca_bundle=str(self.ca_bundle) if self.ca_bundle else None,
-            path_style=self.endpoint_url is not None if self.path_style is None else self.path_style,
+            addressing=self._addressing,
             access_key_id=self.access_key_id,
             secret_access_key=self.secret_access_key,
             session_token=self.session_token,
@@ -181,6 +181,12 @@ class S3Store(Block, Store):
             read_timeout_s=self.read_timeout_s,
             parallel=self.parallel,
         )
+
+    @property
+    def _addressing(self) -> str:
+        if self.path_style is None:
+            return "path" if self.endpoint_url else "auto"
+        return "path" if self.path_style else "virtual"
 
     def _target(self, key: str) -> Target:
         return self._object(check_key(key))

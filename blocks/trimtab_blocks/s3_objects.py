@@ -42,20 +42,29 @@ def find(target: Target, ask: Requests) -> Stored | None:
     try:
         found = Stored.of(ask(lambda: target.client.head_object(**target.address)))
     except ClientError as error:
-        if code_of(error) not in MISSING or bucket not in _KNOWN:
-            _ask_why(target, ask)
         found = None
+        if (code_of(error) not in MISSING or bucket not in _KNOWN) and _is_there(target, ask):
+            if code_of(error) not in MISSING:
+                raise
+            _KNOWN.add(bucket)
+            found = find(target, ask)  # it has just been written
     _KNOWN.add(bucket)
     return found
 
 
-def _ask_why(target: Target, ask: Requests) -> None:
-    """The answer to a HEAD has no body that says why: raise what a GET fails with, unless nothing is there."""
+def _is_there(target: Target, ask: Requests) -> bool:
+    """What a HEAD without success meant: its answer has no body that says why, that to a GET has.
+
+    Raises:
+        ClientError: neither; for one, there is no such bucket.
+    """
     try:
         ask(lambda: target.client.get_object(**target.address, Range="bytes=0-0"))["Body"].close()
     except ClientError as error:
         if code_of(error) not in MISSING:
             raise
+        return False
+    return True
 
 
 def listing(client: Any, ask: Requests, bucket: str, prefix: str) -> Iterator[str]:

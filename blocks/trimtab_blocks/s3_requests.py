@@ -34,7 +34,7 @@ class Connection:
     endpoint_url: str | None = None
     region: str | None = None
     ca_bundle: str | None = None
-    path_style: bool = False
+    addressing: str = "auto"
     access_key_id: SecretStr | None = None
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
@@ -61,7 +61,7 @@ def _client(connection: Connection, process: int) -> Any:
         read_timeout=connection.read_timeout_s,
         # Trying again is up to Requests: two loops around each other would keep no deadline.
         retries={"mode": "standard", "total_max_attempts": 1},
-        s3={"addressing_style": "path" if connection.path_style else "virtual"},
+        s3={"addressing_style": connection.addressing},
         max_pool_connections=2 * connection.parallel,
         request_checksum_calculation="when_required",  # ours are given explicitly
         response_checksum_validation="when_supported",

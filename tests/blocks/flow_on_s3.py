@@ -1,4 +1,4 @@
-"""What a flow does with an S3 store that was saved as a block: ``python flow_on_s3.py``, its settings on standard input.
+"""What a flow does with an S3 store that was saved as a block: ``python flow_on_s3.py``, settings on standard input.
 
 Prints, as JSON, which store it was given, what it read back, and the lineage of it.
 """
