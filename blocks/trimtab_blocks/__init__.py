@@ -1,6 +1,7 @@
 """Trimtab's configuration as Prefect blocks: where the data is, where MLflow is."""
 
 from trimtab_blocks.mlflow import MlflowTracking
+from trimtab_blocks.s3 import S3Store
 from trimtab_blocks.stores import DirectoryStore
 
-__all__ = ["DirectoryStore", "MlflowTracking"]
+__all__ = ["DirectoryStore", "MlflowTracking", "S3Store"]

@@ -1,10 +1,4 @@
-"""Where snapshots, lineage and manifests are kept: immutable blobs under text keys.
-
-StoreError
-├── BlobNotFound (KeyError)       nothing is stored under this key
-├── InvalidKey (ValueError)       the key cannot name a blob in any store
-└── StoreUnavailable (OSError)    the store itself cannot be read or written
-"""
+"""Where snapshots, lineage and manifests are kept: immutable blobs under text keys. ``errors``: what can go wrong."""
 
 from __future__ import annotations
 
@@ -22,6 +16,8 @@ from pathlib import Path
 from prefect.blocks.core import Block
 from pydantic import Field, field_validator
 
+from trimtab_blocks.errors import BlobNotFound, InvalidKey, StoreError, StoreUnavailable
+
 __all__ = ["BlobNotFound", "DirectoryStore", "InvalidKey", "Store", "StoreError", "StoreUnavailable", "check_key"]
 
 #: Longest key, and longest part of a key between two slashes, in bytes of UTF-8. S3 allows 1,024 bytes, from which a
@@ -29,29 +25,6 @@ __all__ = ["BlobNotFound", "DirectoryStore", "InvalidKey", "Store", "StoreError"
 MAX_KEY_BYTES, MAX_PART_BYTES = 900, 200
 #: File names that begin like this belong to writes that are under way. No valid key has a part that begins with a dot.
 _INCOMING = ".incoming-"
-
-
-class StoreError(Exception):
-    """Something about a store or a key in it; the message is the only argument."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if len(self.args) == 1 else super().__str__()
-
-
-class BlobNotFound(StoreError, KeyError):
-    """Nothing is stored under this key."""
-
-    def __init__(self, key: str, store: object) -> None:
-        self.key = key
-        super().__init__(f"nothing is stored under {key!r} in {store}")
-
-
-class InvalidKey(StoreError, ValueError):
-    """The key cannot name a blob in any store."""
-
-
-class StoreUnavailable(StoreError, OSError):
-    """The store itself cannot be read or written."""
 
 
 def check_key(key: str, *, prefix: bool = False) -> str:
@@ -132,6 +105,15 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def remove(self, key: str) -> None:
+        """Delete a blob, if it is there. Only for garbage collection: nothing may need this key any more.
+
+        (``delete`` is what Prefect calls deleting a block document.)
+
+        A reader that has the blob already keeps it. A writer of the same key at the same time may store it again.
+        """
+
+    @abstractmethod
     def sweep(self, older_than: timedelta) -> int:
         """Remove what writes that were killed left behind, if it is older than this; how many there were.
 
@@ -188,16 +170,17 @@ class DirectoryStore(Block, Store):
 
     def size(self, key: str) -> int:
         """See ``Store``."""
-        with self.local(key) as path:
-            return path.stat().st_size
+        return self._found(key).stat().st_size
 
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:
         """See ``Store``. The path is the stored file itself."""
-        path = self._file(key)
-        if not path.is_file():
-            raise BlobNotFound(key, self)
-        yield path
+        yield self._found(key)
+
+    def remove(self, key: str) -> None:
+        """See ``Store``. Its directory stays: another writer may be about to use it."""
+        with self._reporting("remove", key), suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            self._file(key).unlink()
 
     def sweep(self, older_than: timedelta) -> int:
         """See ``Store``."""
@@ -213,6 +196,12 @@ class DirectoryStore(Block, Store):
 
     def _file(self, key: str) -> Path:
         return self.path / check_key(key)
+
+    def _found(self, key: str) -> Path:
+        path = self._file(key)
+        if not path.is_file():
+            raise BlobNotFound(key, self)
+        return path
 
     def _make_directory(self, directory: Path) -> None:
         """Make a directory of the store so that it outlasts a power cut."""

@@ -11,6 +11,7 @@ from prefect import runtime as prefect_runtime
 from prefect.settings import get_current_settings
 
 from trimtab_blocks.mlflow import MlflowTracking
+from trimtab_blocks.s3 import S3Store
 from trimtab_blocks.stores import DirectoryStore, Store
 from trimtab_flows.catalog import Catalog
 from trimtab_flows.snapshots.library import SnapshotLibrary
@@ -39,8 +40,11 @@ def _block(kind: type[Any]) -> Any:
 
 @cache
 def store() -> Store:
-    """The store that holds snapshots, lineage and manifests."""
-    loaded: Store = _block(DirectoryStore)
+    """The store that holds snapshots, lineage and manifests: in S3 where a block says so, else in a directory."""
+    try:
+        loaded: Store = _block(S3Store)
+    except NotConfigured:
+        loaded = _block(DirectoryStore)
     return loaded
 
 

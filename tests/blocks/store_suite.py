@@ -93,11 +93,29 @@ class StoreSuite:
     def test_an_unusable_key_is_refused_everywhere(self, store: Store, key: str) -> None:
         with pytest.raises(InvalidKey, match="is not usable in a store"):
             store.write_once(key, b"")
-        for method in (store.read, store.exists, store.size):
+        for method in (store.read, store.exists, store.size, store.remove):
             with pytest.raises(InvalidKey):
                 method(key)
         with pytest.raises(InvalidKey), store.local(key):
             pass
+
+    def test_a_removed_blob_is_gone_and_may_be_written_again(self, store: Store) -> None:
+        for key in ("a", "a-b", "b/c", "b/d"):
+            store.write_once(key, b"first")
+        for key in ("a", "b/c", "b/c", "missing", "b", "b/d/e"):
+            store.remove(key)
+        assert list(store.keys()) == ["a-b", "b/d"]
+        assert not store.exists("a")
+        with pytest.raises(BlobNotFound):
+            store.read("b/c")
+        assert store.write_once("a", b"second") is True
+        assert store.read("a") == b"second"
+
+    def test_removing_does_not_take_the_file_from_its_reader(self, store: Store) -> None:
+        store.write_once("a", b"content" * 100_000)
+        with store.local("a") as path, path.open("rb") as opened:
+            store.remove("a")
+            assert opened.read() == b"content" * 100_000
 
     @pytest.mark.parametrize(
         "key", ["x" * 200, "2013-01..2013-02/a", "model%3Aflights%2F3/x.json", "Grüße/日本", "a b"]

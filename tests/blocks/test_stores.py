@@ -125,7 +125,7 @@ def racers(store: DirectoryStore) -> Iterator[list[subprocess.Popen[str]]]:
     script = Path(__file__).parent / "racing_writer.py"
     started = [
         subprocess.Popen(
-            [sys.executable, str(script), str(store.path), name, "200"],
+            [sys.executable, str(script), name, "200"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -140,7 +140,10 @@ def racers(store: DirectoryStore) -> Iterator[list[subprocess.Popen[str]]]:
 
 def test_of_several_processes_one_wins_each_key(store: DirectoryStore, racers: list[subprocess.Popen[str]]) -> None:
     for process in racers:
+        assert process.stdin is not None
         assert process.stdout is not None
+        process.stdin.write(json.dumps({"DirectoryStore": {"path": str(store.path)}}) + "\n")
+        process.stdin.flush()
         assert process.stdout.readline() == "ready\n"
     for process in racers:
         assert process.stdin is not None

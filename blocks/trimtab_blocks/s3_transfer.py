@@ -1,0 +1,227 @@
+"""Bytes to and from an S3 server, in parallel parts, with checksums both ways.
+
+Up: each request carries a checksum that the server verifies, and the object the SHA-256 of the whole as metadata.
+Down: that SHA-256 is compared before anybody gets to see the blob.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from trimtab_blocks.errors import StoreUnavailable
+from trimtab_blocks.s3_errors import REQUEST_ERRORS, said
+from trimtab_blocks.s3_requests import Requests
+
+__all__ = ["Source", "Stored", "Target", "download", "upload", "upload_in_parts"]
+
+SHA256, WRITER = "trimtab-sha256", "trimtab-writer"
+#: S3's limit. Parts grow beyond the configured size where a blob would need more of them.
+MAX_PARTS = 10_000
+_SCAN_BYTES = 1 << 20
+
+
+class Sink(Protocol):
+    """Where a download goes."""
+
+    def write(self, data: bytes, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """An object, and the client and sizes that it is moved with."""
+
+    client: Any
+    bucket: str
+    name: str
+    part_bytes: int
+    parallel: int
+    encryption: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def address(self) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self.name}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the server says of an object: its bytes, version tag, the SHA-256 and the writer that we gave it."""
+
+    size: int
+    etag: str
+    sha256: str | None
+    writer: str | None
+
+    @classmethod
+    def of(cls, answer: dict[str, Any]) -> Stored:
+        """From the answer to a HEAD or to a GET of the whole object."""
+        ours = answer.get("Metadata", {})
+        return cls(int(said(answer, "ContentLength")), str(said(answer, "ETag")), ours.get(SHA256), ours.get(WRITER))
+
+
+class Source:
+    """Bytes, or an open file, that threads can take pieces of."""
+
+    def __init__(self, data: bytes | Path) -> None:
+        self._data = data
+        self._file = data.open("rb") if isinstance(data, Path) else None
+        self.size = os.fstat(self._file.fileno()).st_size if self._file else len(data)  # type: ignore[arg-type]
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._file:
+            self._file.close()
+
+    def piece(self, offset: int, length: int) -> bytes:
+        """That many bytes, or what is left of them."""
+        if self._file:
+            return os.pread(self._file.fileno(), length, offset)
+        assert isinstance(self._data, bytes)
+        return self._data[offset : offset + length]
+
+
+@dataclass(frozen=True)
+class _Part:
+    number: int
+    offset: int
+    length: int
+    crc32: int
+
+
+def upload(target: Target, ask: Requests, source: Source, writer: str) -> None:
+    """Store the source in one request unless the name is taken; raises ClientError (412) if it is."""
+    data = source.piece(0, source.size)
+    digest = hashlib.sha256(data)
+    ask(
+        lambda: target.client.put_object(
+            **target.address,
+            Body=data,
+            IfNoneMatch="*",
+            ChecksumSHA256=b64encode(digest.digest()).decode(),
+            Metadata={SHA256: digest.hexdigest(), WRITER: writer},
+            **dict(target.encryption),
+        )
+    )
+
+
+def upload_in_parts(target: Target, ask: Requests, source: Source, writer: str) -> None:
+    """Store the source in parallel parts unless the name is taken; raises ClientError (412) if it is.
+
+    Nothing of the object is visible before the last request, and that one is conditional.
+    """
+    digest, parts = _scan(source, max(target.part_bytes, -(-source.size // MAX_PARTS)))
+    upload_id = ask(
+        lambda: said(
+            target.client.create_multipart_upload(
+                **target.address,
+                ChecksumAlgorithm="CRC32",
+                Metadata={SHA256: digest, WRITER: writer},
+                **dict(target.encryption),
+            ),
+            "UploadId",
+        )
+    )
+    address = {**target.address, "UploadId": upload_id}
+    try:
+        with ThreadPoolExecutor(target.parallel, "s3-up") as pool:
+            sent = list(pool.map(lambda part: _send(target, ask, source, part, address), parts))
+        ask(
+            lambda: target.client.complete_multipart_upload(**address, IfNoneMatch="*", MultipartUpload={"Parts": sent})
+        )
+    except BaseException:
+        with suppress(*REQUEST_ERRORS):  # the first error counts; sweep() finds what stays
+            target.client.abort_multipart_upload(**address)
+        raise
+
+
+def _scan(source: Source, part_bytes: int) -> tuple[str, list[_Part]]:
+    """SHA-256 of the whole, and the parts with a checksum each, in one pass."""
+    whole, parts = hashlib.sha256(), []
+    for number, start in enumerate(range(0, source.size, part_bytes), 1):
+        length, crc32 = min(part_bytes, source.size - start), 0
+        for offset in range(start, start + length, _SCAN_BYTES):
+            piece = source.piece(offset, min(_SCAN_BYTES, start + length - offset))
+            whole.update(piece)
+            crc32 = zlib.crc32(piece, crc32)
+        parts.append(_Part(number, start, length, crc32))
+    return whole.hexdigest(), parts
+
+
+def _send(target: Target, ask: Requests, source: Source, part: _Part, address: dict[str, Any]) -> dict[str, Any]:
+    """One part; what the completion has to say of it."""
+    data = source.piece(part.offset, part.length)
+    if zlib.crc32(data) != part.crc32:
+        raise StoreUnavailable(f"{ask.what}: the file was changed while it was being stored; write it again")
+    checksum = b64encode(part.crc32.to_bytes(4, "big")).decode()
+    sending = {**address, "PartNumber": part.number, "Body": data, "ChecksumCRC32": checksum}
+    etag = ask(lambda: said(target.client.upload_part(**sending), "ETag"))
+    return {"PartNumber": part.number, "ETag": etag, "ChecksumCRC32": checksum}
+
+
+def download(target: Target, ask: Requests, sink: Sink) -> tuple[Stored, str]:
+    """Write the object to the sink; what the server says of it, and the SHA-256 of the bytes that came.
+
+    Raises:
+        ClientError: there is no object (404), or it was replaced while it was read (412).
+    """
+    stored, data = ask(lambda: _first(target))
+    digest = hashlib.sha256()
+    pieces = iter([data]) if data is not None else _pieces(target, ask, stored)
+    for piece in pieces:
+        digest.update(piece)
+        sink.write(piece)
+    return stored, digest.hexdigest()
+
+
+def _first(target: Target) -> tuple[Stored, bytes | None]:
+    """A small object comes with the first answer; of a large one only what is said of it is taken."""
+    answer = target.client.get_object(**target.address, ChecksumMode="ENABLED")
+    stored, body = Stored.of(answer), answer["Body"]
+    if stored.size > target.part_bytes:
+        said({"a byte": True} if body.read(1) else {}, "a byte")  # else the head broke off, and may lack our metadata
+        body.close()
+        return stored, None
+    return stored, body.read()
+
+
+def _pieces(target: Target, ask: Requests, stored: Stored) -> Iterator[bytes]:
+    """The object in order, fetched some parts ahead, all of the one version that was found."""
+
+    def fetch(start: int) -> bytes:
+        span = f"bytes={start}-{min(start + target.part_bytes, stored.size) - 1}"
+        answer = target.client.get_object(**target.address, Range=span, IfMatch=stored.etag)
+        data: bytes = answer["Body"].read()
+        return data
+
+    def patiently(start: int) -> bytes:
+        return ask(lambda: fetch(start))
+
+    with ThreadPoolExecutor(target.parallel, "s3-down") as pool:
+        yield from _in_order(pool, patiently, range(0, stored.size, target.part_bytes), target.parallel)
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], bytes], over: range, ahead: int) -> Iterator[bytes]:
+    """Results in order, of which at most ``ahead`` are under way or waiting: memory stays bounded."""
+    under_way: deque[Future[bytes]] = deque()
+    try:
+        for argument in over:
+            if len(under_way) == ahead:
+                yield under_way.popleft().result()
+            under_way.append(pool.submit(work, argument))
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        for left in under_way:
+            left.cancel()

@@ -1,0 +1,68 @@
+"""Bytes a second of the S3 store, against plain boto3 transfer in the same run: ``pytest -m long -s`` prints them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from blocks.s3_server import BUCKET, S3Server
+from trimtab_blocks.cache import CachedStore
+from trimtab_blocks.s3 import S3Store
+
+MIB, SIZE_MIB, TURNS = 1 << 20, 256, 7
+GOAL = 0.8
+
+
+def seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_throughput_against_plain_boto3(s3_server: S3Server, s3: Callable[..., S3Store], tmp_path: Path) -> None:
+    store, plain = s3(), s3_server.client()
+    file, back = tmp_path / "source", tmp_path / "back"
+    file.write_bytes(os.urandom(SIZE_MIB * MIB))
+    name = f"{store.prefix}plain"
+
+    def use(cached: CachedStore | S3Store) -> None:
+        with cached.local("ours"):
+            pass
+
+    ways: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "up": (lambda: plain.upload_file(str(file), BUCKET, name), lambda: store.write_once("ours", file)),
+        "down": (lambda: plain.download_file(BUCKET, name, str(back)), lambda: use(store)),
+    }
+    ratios: dict[str, list[float]] = {way: [] for way in ways}
+    store.write_once("first", b"")  # what is asked once a process
+    for turn in range(TURNS):
+        for way, pair in ways.items():
+            first, second = pair if turn % 2 else pair[::-1]
+            took = [seconds(first), seconds(second)]
+            theirs, ours = took if turn % 2 else took[::-1]
+            ratios[way].append(theirs / ours)
+            print(
+                f"\nturn {turn}, {way}: plain {SIZE_MIB / theirs:.0f} MiB/s, ours {SIZE_MIB / ours:.0f} MiB/s", end=""
+            )
+        if turn < TURNS - 1:
+            store.remove("ours")
+            plain.delete_object(Bucket=BUCKET, Key=name)
+    cached = CachedStore(store, tmp_path / "cache", 2 * SIZE_MIB * MIB)
+    print(
+        f"\ncache: {seconds(lambda: use(cached)):.2f} s to come in, {1e3 * seconds(lambda: use(cached)):.1f} ms after"
+    )
+    for way, found in ratios.items():
+        print(f"{way}: median ratio {median(found):.2f} of {', '.join(f'{ratio:.2f}' for ratio in sorted(found))}")
+    with suppress(OSError):
+        back.unlink()
+    plain.close()
+    assert median(ratios["up"]) >= GOAL
+    assert median(ratios["down"]) >= GOAL
