@@ -11,7 +11,7 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 from uuid import UUID
@@ -33,43 +33,20 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 from prefect.types._datetime import DateTime, from_timestamp
-from pydantic import TypeAdapter, ValidationError
 
 from trimtab_work_pools.advertise import Advertisement, AdvertisementError
-from trimtab_work_pools.queue.workload import Policy, WorkloadError
+from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import Demand
 from trimtab_work_pools.wishes import DemandError, read_demand
 from trimtab_work_pools.worker.picking import Queued
+from trimtab_work_pools.worker.pool_policy import read_policy
 
-__all__ = ["ControlPlane", "PolicyError", "Waiting", "read_policy"]
+__all__ = ["ControlPlane", "Waiting"]
 
 _SAME_CLOCK_S = 3.0
 _PAGE = 200
 _MOST = 5000
 """Runs read at most: beyond them, what waits is too far behind to start now."""
-
-
-class PolicyError(ValueError):
-    """The policy that is written for a pool is wrong; the text names the variable and the field."""
-
-
-_POLICY = TypeAdapter(Policy)
-
-
-def read_policy(value: Any, source: str) -> Policy:
-    """A Policy from plain data with some of its fields. Raises PolicyError that names the field."""
-    allowed = [field.name for field in fields(Policy)]
-    if not isinstance(value, dict):
-        raise PolicyError(f"{source} must map fields of a policy to values, like {{'preempt': false}}")
-    if unknown := sorted(value.keys() - set(allowed)):
-        raise PolicyError(f"{source}: {unknown[0]} is no field of a policy (allowed: {', '.join(allowed)})")
-    try:
-        return _POLICY.validate_python(value)
-    except WorkloadError as error:
-        raise PolicyError(f"{source}: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise PolicyError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +108,7 @@ class ControlPlane:
     # --- what the planner aims at ---
 
     async def policy(self) -> Policy:
-        """The policy of the pool: a variable with fields of `Policy`, the same for all workers; without it the defaults.
+        """The policy of the pool: a variable with fields of `Policy`, the same for all workers; or the defaults.
 
         Raises PolicyError if it is wrong.
         """
@@ -215,7 +192,7 @@ class ControlPlane:
     async def say(self, run: FlowRun, name: str, message: str) -> None:
         """Shows in the UI why a scheduled run waits. Its time stays; one that was claimed since is left alone."""
         due = run.next_scheduled_start_time or run.expected_start_time
-        state = Scheduled(name=name, message=message, scheduled_time=due)
+        state: Any = Scheduled(name=name, message=message, scheduled_time=due)
         current = (await self._client.read_flow_run(run.id)).state
         if current is not None and current.is_scheduled():
             await self._client.set_flow_run_state(run.id, state)

@@ -24,10 +24,11 @@ from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import CapacityError, Node, Placement
 from trimtab_work_pools.worker.announce import NODE_CHANGED, announce, subscribed
-from trimtab_work_pools.worker.control_plane import ControlPlane, PolicyError, Waiting
+from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
 from trimtab_work_pools.worker.fleet_table import FleetTableArtifact
 from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
 from trimtab_work_pools.worker.picking import Picked, Queued, pick
+from trimtab_work_pools.worker.pool_policy import PolicyError
 from trimtab_work_pools.worker.run_environment import run_environment
 from trimtab_work_pools.worker.stopping import Stopping
 

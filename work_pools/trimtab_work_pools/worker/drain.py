@@ -34,15 +34,18 @@ class Drain:
         self.draining = False
         self._dispatcher, self._logger = dispatcher, logger
         self._before: dict[signal.Signals, _Handler] = {}
+        self._worker: asyncio.Task[Any] | None = None
+        self._tasks: list[asyncio.Task[None]] = []  # a task that nobody holds may be collected while it runs
         self._wait_s = _seconds("TRIMTAB_DRAIN_SECONDS", 60.0)
         self._grace_s = _seconds("TRIMTAB_STOP_GRACE_SECONDS", 30.0)
 
     def watch_signals(self) -> None:
         """Takes over SIGTERM and SIGINT from Prefect; only the main thread can."""
         loop = asyncio.get_running_loop()
+        self._worker = asyncio.current_task()
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._run(number)))
+            loop.call_soon_threadsafe(self._set_off)
 
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -56,9 +59,12 @@ class Drain:
             signal.signal(number, handler)
         self._before.clear()
 
-    async def _run(self, number: int) -> None:
+    def _set_off(self) -> None:
+        self._tasks.append(asyncio.ensure_future(self._run()))
+
+    async def _run(self) -> None:
         if self.draining:
-            self._leave(number)
+            self._leave()
             return
         self.draining = True
         running = self._dispatcher.running()
@@ -68,7 +74,7 @@ class Drain:
         except Exception as error:  # noqa: BLE001 - draining goes on, whatever the server says
             self._logger.warning("Peers could not be told (%s); the advertisement expires by itself", error)
         await self._empty()
-        self._leave(number)
+        self._leave()
 
     async def _empty(self) -> None:
         """What is preemptible is stopped at once, the rest when its time is over; each goes back when it has gone."""
@@ -83,6 +89,7 @@ class Drain:
             with anyio.move_on_after(0.5):
                 await self._dispatcher.gone()
 
-    def _leave(self, number: int) -> None:
-        self.stop_watching()
-        os.kill(os.getpid(), number)
+    def _leave(self) -> None:
+        """Ends the worker as Ctrl-C would; not by a signal, which a shell's background job may have to ignore."""
+        if self._worker is not None:
+            self._worker.cancel()

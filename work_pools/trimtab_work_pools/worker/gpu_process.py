@@ -59,6 +59,13 @@ class GpuProcessWorker(ProcessWorker):
     _dispatcher: Dispatcher
     _drain: Drain
 
+    @classmethod
+    def get_default_base_job_template(cls) -> dict[str, Any]:
+        """Prefect's, made strict: an unknown key is refused by the server when the deployment is made."""
+        template = super().get_default_base_job_template()
+        template["variables"]["definitions"]["Resources"]["additionalProperties"] = False
+        return template
+
     async def setup(self) -> None:
         self._nvml = Nvml()
         self._said: set[str] = set()

@@ -10,7 +10,6 @@ __all__ = ["Resources"]
 class Resources(BaseModel):
     """What the run needs of a node. Empty: any node, and as many such runs at a time as the worker's limit allows."""
 
-    # Unknown keys are refused by the server already, when the deployment is made.
     model_config = ConfigDict(extra="forbid")
 
     gpus: int | None = Field(default=None, ge=0, le=64, title="GPUs", description="Whole GPUs.")
