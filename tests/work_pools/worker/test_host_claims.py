@@ -1,0 +1,83 @@
+"""One owner of a device on a host, whichever worker asks; a claim lives as long as its process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from trimtab_work_pools.ledger import Holding
+from trimtab_work_pools.resources import Demand, Grant, Placement
+from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
+
+
+def claim(run_id: str, *devices: tuple[str, int], worker: str = "w1") -> HostClaim:
+    grants = tuple(Grant(index, share) for index, (_, share) in enumerate(devices))
+    held = Holding(run_id, Demand(gpus=len(devices)), Placement("a", grants), 0.0, time.time(), f"claim-{run_id}")
+    return HostClaim(held.claim_id, worker, os.getpid(), "pool", held, devices, time.time(), created_s(os.getpid()))
+
+
+def test_a_device_has_one_owner_and_shares_add_up_to_one(tmp_path: Path) -> None:
+    claims, other = HostClaims(tmp_path), HostClaims(tmp_path)
+    assert claims.acquire(claim("r1", ("GPU-0", 1000)))
+    assert not other.acquire(claim("r2", ("GPU-0", 1), worker="w2"))
+    assert other.acquire(claim("r2", ("GPU-1", 600)))
+    assert not claims.acquire(claim("r3", ("GPU-1", 500)))
+    assert claims.acquire(claim("r3", ("GPU-1", 400)))
+    assert not claims.acquire(claim("r3", ("GPU-2", 1000))), "a run is claimed once"
+    claims.release("r1", "claim-of-somebody-else")
+    assert not other.acquire(claim("r4", ("GPU-0", 1000)))
+    claims.release("r1", "claim-r1")
+    assert other.acquire(claim("r4", ("GPU-0", 1000)))
+
+
+def test_of_many_at_once_one_wins(tmp_path: Path) -> None:
+    claims = [HostClaims(tmp_path) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: claims[n].acquire(claim(f"r{n}", ("GPU-0", 1000))), range(8)))
+    assert sum(won) == 1
+
+
+def test_a_claim_ends_with_its_process_and_is_an_orphan_without_its_worker(tmp_path: Path) -> None:
+    claims = HostClaims(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as run:
+        assert claims.acquire(claim("r1", ("GPU-0", 1000)))
+        claims.started("r1", run.pid)
+        assert claims.orphans() == []
+        assert claims.all()[0].running
+        dead = replace(claims.all()[0], worker_pid=2**22 - 1, worker_created_s=1.0)
+        claims.release("r1", "claim-r1")
+        assert claims.acquire(dead)
+        assert [one.holding.run_id for one in claims.orphans()] == ["r1"]
+        adopted = claims.adopt(dead, "w2")
+        assert adopted is not None
+        assert (adopted.worker, adopted.worker_pid, adopted.pid) == ("w2", os.getpid(), run.pid)
+        assert claims.adopt(dead, "w3") is None, "another was first"
+        assert claims.orphans() == []
+    assert not claims.all()[0].counts(time.time())
+    assert claims.acquire(claim("r2", ("GPU-0", 1000))), "its process has gone"
+
+
+def test_a_claim_without_a_process_lasts_as_long_as_a_start_may_take(tmp_path: Path) -> None:
+    fresh = claim("r1", ("GPU-0", 1000))
+    assert fresh.counts(fresh.claimed_s + 60)
+    assert not fresh.counts(fresh.claimed_s + 121)
+    assert not replace(fresh, worker_created_s=1.0).counts(fresh.claimed_s + 1), (
+        "the worker's process id is another's now"
+    )
+
+
+def test_what_is_no_claim_is_passed_over(tmp_path: Path) -> None:
+    claims = HostClaims(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    assert claims.all() == []
+    assert claims.acquire(claim("r1", ("GPU-0", 1000)))
+
+
+def test_the_directory_is_this_user_s_own(tmp_path: Path) -> None:
+    claims = HostClaims(tmp_path / "new")
+    assert claims.directory.stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,267 @@
+"""What a worker decides, without a server: ledger, advertisements, picking, what a run is told, the policy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from node_cases import read_node
+from strategies import demands, inventories
+
+from trimtab_work_pools.advertise import Advertisement, AdvertisementError, current
+from trimtab_work_pools.fit import Fit, fit
+from trimtab_work_pools.inventory import HostError, host_node
+from trimtab_work_pools.ledger import Holding, Ledger
+from trimtab_work_pools.queue.verdicts import Code
+from trimtab_work_pools.queue.workload import Policy
+from trimtab_work_pools.resources import CapacityError, Demand, Gpu, Inventory, Node
+from trimtab_work_pools.wishes import read_demand
+from trimtab_work_pools.worker.picking import NEVER, Queued, pick
+from trimtab_work_pools.worker.pool_policy import PolicyError, read_policy
+from trimtab_work_pools.worker.run_environment import run_environment
+
+NOW_S = 1_700_000_000.0
+
+
+def holding(run_id: str, node: Node, demand: Demand) -> Holding:
+    found = fit(node, demand)
+    assert isinstance(found, Fit)
+    return Holding(run_id, demand, found.placement, NOW_S - 60, NOW_S - 30, "claim")
+
+
+def advertise(node: Node, *held: Holding, worker: str = "", expires_s: float = NOW_S + 30) -> Advertisement:
+    return Advertisement(worker or f"w-{node.name}", node, held, expires_s)
+
+
+# --- ledger ---
+
+
+@settings(max_examples=100, deadline=None)
+@given(inventories(), st.lists(demands(), max_size=6))
+def test_a_ledger_gives_nothing_twice_and_forgets_nothing(inventory: Inventory, wanted: list[Demand]) -> None:
+    node = dataclasses.replace(
+        inventory.nodes[0],
+        gpus=tuple(
+            dataclasses.replace(gpu, share_given_milli=0, memory_given_mib=0) for gpu in inventory.nodes[0].gpus
+        ),
+        cpu_given_milli=0,
+        memory_given_mib=0,
+    )
+    ledger = Ledger(node)
+    for number, demand in enumerate(wanted):
+        found = fit(ledger.free(), demand)
+        if isinstance(found, Fit):
+            ledger = ledger.reserve(Holding(f"r{number}", demand, found.placement, NOW_S, NOW_S))
+            with pytest.raises(CapacityError, match="already"):
+                ledger.reserve(Holding(f"r{number}", demand, found.placement, NOW_S, NOW_S))
+    for one in ledger.holdings:
+        ledger = ledger.release(one.run_id)
+    assert ledger.free() == node
+
+
+def test_a_holding_outlasts_what_befalls_its_device() -> None:
+    node = read_node("a", {"gpus": {"count": 2}})
+    ledger = Ledger(node).reserve(holding("r", node, Demand(gpus=1)))
+    filled = dataclasses.replace(node.gpus[0], memory_used_mib=40_000)
+    failed = dataclasses.replace(node.gpus[0], healthy=False)
+    assert ledger.read_again(dataclasses.replace(node, gpus=(filled, node.gpus[1]))).free().gpus[0].memory_free_mib == 0
+    broken = ledger.read_again(dataclasses.replace(node, gpus=(failed, node.gpus[1])))
+    assert [one.run_id for one in broken.on_lost_devices()] == ["r"]
+    assert ledger.on_lost_devices() == ()
+    assert broken.free().gpus[0].share_free_milli == 0
+    assert ledger.stopping("r", NOW_S).find("r") == dataclasses.replace(ledger.holdings[0], stopping_until_s=NOW_S)
+
+
+# --- advertisements ---
+
+
+def test_an_advertisement_comes_back_as_it_was_and_fits_a_variable() -> None:
+    node = read_node(
+        "a-host-with-a-long-name.example.com",
+        {"gpus": {"count": 16, "nvlink": [list(range(16))]}, "labels": {"region": "eu"}},
+    )
+    ledger = Ledger(node)
+    for number in range(40):
+        demand = Demand(gpus=1, gpu_share_milli=330, cpu_milli=1000, team="vision", expected_s=60.0, priority=3)
+        ledger = ledger.reserve(holding(f"0000-{number:032d}", ledger.free(), demand))
+    for held in (ledger.holdings, ()):
+        said = advertise(node, *held)
+        assert len(said.to_text()) < 5000
+        assert Advertisement.from_text(said.to_text(), "here") == said
+
+
+@pytest.mark.parametrize("text", ["", "{}", "zlib:nonsense", "[1]", '{"worker": 1}', "zlib:" + "0" * 40])
+def test_what_is_no_advertisement_is_named(text: str) -> None:
+    with pytest.raises(AdvertisementError, match="variable x is no advertisement"):
+        Advertisement.from_text(text, "variable x")
+
+
+def test_what_has_expired_counts_no_more_and_of_two_the_later() -> None:
+    node, other = read_node("a", {}), read_node("b", {})
+    old = advertise(node, expires_s=NOW_S - 1)
+    first, second = advertise(node, worker="w1", expires_s=NOW_S + 5), advertise(node, worker="w2", expires_s=NOW_S + 9)
+    assert current([old], NOW_S) == ()
+    assert current([second, advertise(other), old, first], NOW_S) == (second, advertise(other))
+
+
+# --- picking ---
+
+
+def queued(run_id: str, queue_priority: int = 1, **wishes: object) -> Queued:
+    return Queued(run_id, read_demand({"resources": wishes}), NOW_S - 10, queue_priority)
+
+
+def test_every_run_is_picked_by_one_worker() -> None:
+    """The same snapshot everywhere, each worker its own share; together they start what the plan starts."""
+    fleet = [advertise(read_node(name, {"cpus": 4, "gpus": {"count": 2}})) for name in ("a", "b", "c")]
+    queue = [queued(f"r{number}", gpus=1, cpus=1) for number in range(9)]
+    picked = {one.node.name: pick(one.node.name, fleet, queue, Policy(), NOW_S) for one in fleet}
+    runs = [run_id for share in picked.values() for run_id, _ in share.starts]
+    assert len(runs) == len(set(runs)) == 6
+    assert len({repr(share.plan) for share in picked.values()}) == 1
+    for name, share in picked.items():
+        assert {placement.node for _, placement in share.starts} == {name}
+        assert sorted(gpu for _, placement in share.starts for gpu in placement.gpus) == [0, 1]
+
+
+def test_a_run_that_fits_a_peer_better_is_left_to_it_until_the_peer_is_gone() -> None:
+    """The small GPU is the peer's. When its advertisement has expired, the run is taken here."""
+    here, peer = (
+        read_node("a", {"gpus": {"count": 1, "memory_mib": 80_000}}),
+        read_node("b", {"gpus": {"count": 1, "memory_mib": 16_000}}),
+    )
+    run = queued("r", gpus=1, gpu_memory_mib=12_000)
+    assert pick("a", [advertise(here), advertise(peer)], [run], Policy(), NOW_S).starts == ()
+    gone = [advertise(here, expires_s=NOW_S + 60), advertise(peer)]
+    assert [run_id for run_id, _ in pick("a", gone, [run], Policy(), NOW_S + 31).starts] == ["r"]
+
+
+def test_what_a_peer_has_claimed_is_not_picked_again() -> None:
+    node = read_node("a", {"cpus": 4})
+    held = holding("r", node, Demand(cpu_milli=1000))
+    picked = pick("a", [advertise(node), advertise(read_node("b", {}), held)], [queued("r", cpus=1)], Policy(), NOW_S)
+    assert picked.starts == ()
+    assert picked.runs == ()
+
+
+def test_queue_priority_and_the_run_s_own_count_alike() -> None:
+    node = advertise(read_node("a", {"cpus": 1}))
+    queue = [queued("low", 3, cpus=1), queued("high", 2, cpus=1)]
+    assert [run_id for run_id, _ in pick("a", [node], queue, Policy(), NOW_S).starts] == ["high"]
+    queue = [queued("low", 3, cpus=1, priority=2), queued("high", 2, cpus=1)]
+    assert [run_id for run_id, _ in pick("a", [node], queue, Policy(), NOW_S).starts] == ["low"]
+
+
+def test_nothing_new_is_put_on_a_node_that_drains() -> None:
+    node = read_node("a", {"cpus": 4})
+    draining = dataclasses.replace(advertise(node), draining=True)
+    picked = pick("a", [draining], [queued("r", cpus=1)], Policy(), NOW_S)
+    assert picked.starts == ()
+    assert picked.plan.waits[0].code is Code.NEVER_FITS
+
+
+def test_victims_are_told_by_their_own_worker() -> None:
+    node = read_node("a", {"cpus": 2})
+    modest = dataclasses.replace(
+        holding("modest", node, Demand(cpu_milli=2000, preemptible=True)), started_s=NOW_S - 5000
+    )
+    fleet = [advertise(node, modest), advertise(read_node("b", {"cpus": 1}))]
+    run = queued("urgent", cpus=2, priority=5)
+    assert pick("a", fleet, [run], Policy(), NOW_S).stops == (("modest", "urgent"),)
+    assert pick("b", fleet, [run], Policy(), NOW_S).stops == ()
+
+
+def test_reasons_are_a_state_and_a_sentence() -> None:
+    node = read_node("a", {"cpus": 2})
+    fleet = [advertise(node, holding("old", node, Demand(cpu_milli=2000, expected_s=600.0)))]
+    picked = pick("a", fleet, [queued("wide", cpus=8), queued("waits", cpus=1)], Policy(), NOW_S)
+    reasons = picked.reasons()
+    assert reasons["wide"] == (
+        NEVER,
+        "can never start on this fleet, even idle: a: needs 8 CPUs; 2 of 2 free; ask for less or add a node",
+    )
+    assert reasons["waits"][0] == "AwaitingResources"
+    assert reasons["waits"][1].startswith("a: needs 1 CPUs; 0 of 2 free; reserved from 2023-11-14")
+
+
+# --- what a run is told ---
+
+
+def test_a_run_sees_its_devices_and_no_others() -> None:
+    node = read_node("a", {"gpus": {"count": 4}})
+    two = holding("r", node, Demand(gpus=2, cpu_milli=6500))
+    env = run_environment(node, two.placement, "c1")
+    assert env["CUDA_VISIBLE_DEVICES"] == "GPU-a-0,GPU-a-1"
+    assert env["OMP_NUM_THREADS"] == env["POLARS_MAX_THREADS"] == "6"
+    assert (env["TRIMTAB_NODE"], env["TRIMTAB_CLAIM"]) == ("a", "c1")
+    assert "TRIMTAB_GPU_MEMORY_FRACTION" not in env
+    none = run_environment(node, holding("r", node, Demand()).placement, "c2")
+    assert none["CUDA_VISIBLE_DEVICES"] == ""
+    assert "OMP_NUM_THREADS" not in none
+
+
+def test_a_share_is_told_its_part_of_the_memory() -> None:
+    node = read_node("a", {"gpus": {"count": 1, "memory_mib": 40_000}})
+    env = run_environment(node, holding("r", node, Demand(gpus=1, gpu_share_milli=250)).placement, "c")
+    assert (env["TRIMTAB_GPU_SHARE"], env["TRIMTAB_GPU_MEMORY_FRACTION"], env["TRIMTAB_GPU_MEMORY_MIB"]) == (
+        "0.25",
+        "0.25",
+        "10000",
+    )
+    asked = holding("r", node, Demand(gpus=1, gpu_share_milli=250, gpu_memory_mib=16_000))
+    assert run_environment(node, asked.placement, "c")["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.4"
+    slice_ = Node("b", 1000, 1000, (Gpu("MIG-1", 100, "A100", 9856, mig_profile="1g.10gb"),))
+    mig = holding("r", slice_, Demand(gpus=1, gpu_mig_profile="1g.10gb"))
+    assert run_environment(slice_, mig.placement, "c")["CUDA_VISIBLE_DEVICES"] == "MIG-1"
+
+
+# --- what people set ---
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("fast", "variable p must map fields of a policy to values"),
+        ({"patience": 3}, r"variable p: patience is no field of a policy \(allowed: patience_s, "),
+        ({"patience_s": "long"}, "variable p: patience_s: Input should be a valid number"),
+        ({"overdue_share": 2}, "variable p: .*overdue_share must be in"),
+    ],
+)
+def test_a_wrong_policy_is_named(value: object, said: str) -> None:
+    with pytest.raises(PolicyError, match=said):
+        read_policy(value, "variable p")
+
+
+def test_a_policy_of_some_fields() -> None:
+    assert read_policy({"preempt": False, "shares": [["x", 2.0]]}, "p") == Policy(preempt=False, shares=(("x", 2.0),))
+    assert read_policy({}, "p") == Policy()
+
+
+def test_what_a_node_offers_can_be_narrowed() -> None:
+    env = {"TRIMTAB_NODE_NAME": "n", "TRIMTAB_NODE_CPUS": "1.5", "TRIMTAB_NODE_MEMORY_MIB": "2048"}
+    env |= {"TRIMTAB_NODE_LABELS": "region=eu-1, tier=gold", "TRIMTAB_NODE_DOMAIN": "rack-1"}
+    node = host_node(env=env)
+    assert (node.name, node.cpu_total_milli, node.memory_total_mib, node.failure_domain) == ("n", 1500, 2048, "rack-1")
+    assert node.labels == (("region", "eu-1"), ("tier", "gold"))
+    whole = host_node(env={})
+    assert whole.name
+    assert whole.cpu_total_milli >= 1000
+    assert whole.memory_total_mib > 100
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"TRIMTAB_NODE_CPUS": "many"}, "TRIMTAB_NODE_CPUS must be a number above 0, not 'many'"),
+        ({"TRIMTAB_NODE_CPUS": "0"}, "TRIMTAB_NODE_CPUS must be a number above 0"),
+        (
+            {"TRIMTAB_NODE_LABELS": "eu"},
+            "TRIMTAB_NODE_LABELS must be like region=eu-1,tier=gold; 'eu' is not key=value",
+        ),
+    ],
+)
+def test_a_wrong_setting_of_a_node_is_named(env: dict[str, str], said: str) -> None:
+    with pytest.raises(HostError, match=said):
+        host_node(env=env)
