@@ -61,11 +61,11 @@ class Pool:
         made = self.client.create_flow_run_from_deployment(deployment, parameters=parameters, state=Scheduled(), **more)
         return str(made.id)
 
-    def worker(self, node: str, **env: Any) -> subprocess.Popen[str]:
+    def worker(self, node: str, more: dict[str, str] | None = None, **env: Any) -> subprocess.Popen[str]:
         """Starts a worker on a node of its own, with devices and claims of its own; `TRIMTAB_...` by keyword."""
         folder = self.folder / f"host-{node}"
         settings = {f"TRIMTAB_{name.upper()}": str(value) for name, value in env.items()}
-        settings = {"TRIMTAB_NODE_NAME": node, "TRIMTAB_HOST_DIR": str(folder), **settings}
+        settings = {"TRIMTAB_NODE_NAME": node, "TRIMTAB_HOST_DIR": str(folder), **settings, **(more or {})}
         command = [str(Path(sys.executable).parent / "prefect"), "worker", "start"]
         command += ["--pool", self.name, "--type", "gpu-process", "--name", f"{node}-{len(self.workers)}"]
         log = (self.folder / f"worker-{node}-{len(self.workers)}.log").open("w")

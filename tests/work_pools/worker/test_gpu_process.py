@@ -13,6 +13,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.workers.base import BaseWorker
 
+from nvml.library import build
 from trimtab_work_pools.worker import GpuProcessWorker, prefect_hooks
 
 from .conftest import Pool, until
@@ -52,6 +53,29 @@ def test_runs_go_where_they_fit_and_say_why_they_wait(pool: Pool, ahead: int) ->
     tables = until(lambda: pool.client._client.post("/artifacts/filter", json=body).json(), 30, "the fleet's table")
     assert len(tables) == 1
     assert {row["node"] for row in json.loads(tables[0]["data"])} <= {"large", "small"}
+
+
+def test_a_gpu_is_given_to_one_run_and_a_lost_one_to_none(pool: Pool, tmp_path: Path) -> None:
+    """From what the runs themselves wrote down: at no time more than all of a GPU."""
+    machine = build(tmp_path)
+    gpus = [f"gpu {index} uuid=GPU-{index} name=A100 memory=40960 capability=8.0" for index in range(2)]
+    machine.show(*gpus)
+    whole, half = pool.deploy("whole", gpus=1), pool.deploy("half", gpu_share=0.5)
+    pool.worker("gpu", machine.env)
+    runs = {
+        pool.run(deployment, seconds=1.5): share for deployment, share in ((whole, 1.0), (half, 0.5)) for _ in range(3)
+    }
+    for run_id in runs:
+        pool.await_state(run_id, "Completed", 120)
+    spans = [(pool.lines(run_id)[0], pool.lines(run_id)[1], share) for run_id, share in runs.items()]
+    assert {start["CUDA_VISIBLE_DEVICES"] for start, _, _ in spans} == {"GPU-0", "GPU-1"}
+    for start, _, _ in spans:
+        at_once = [s for s in spans if s[0]["at_s"] <= start["at_s"] < s[1]["at_s"]]
+        for uuid in ("GPU-0", "GPU-1"):
+            assert sum(share for one, _, share in at_once if one["CUDA_VISIBLE_DEVICES"] == uuid) <= 1.0
+    machine.show(f"{gpus[0]} lost=1", gpus[1])
+    later = [pool.run(whole) for _ in range(2)]
+    assert [pool.await_started(run_id)["CUDA_VISIBLE_DEVICES"] for run_id in later] == ["GPU-1", "GPU-1"]
 
 
 def test_a_demand_that_makes_no_sense_is_refused_or_shown(pool: Pool) -> None:

@@ -1,0 +1,1 @@
+"""A libnvidia-ml.so.1 of this project's own, for machines without a GPU."""
