@@ -8,9 +8,10 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 from trimtab_work_pools.launchers import prefect_hooks
 from trimtab_work_pools.launchers.protocol import Order
@@ -23,17 +24,42 @@ _AT_START = ("LD_", "LC_")
 #: The same of the interpreter (docs.python.org/3/using/cmdline.html), but for those that `set_up` applies
 #: (PYTHONPATH, PYTHONUNBUFFERED, PYTHONDONTWRITEBYTECODE, PYTHONPYCACHEPREFIX, PYTHONSAFEPATH).
 _AT_START_NAMES = frozenset(
-    """
-    LANG LANGUAGE GLIBC_TUNABLES PYTHONHOME PYTHONPLATLIBDIR PYTHONHASHSEED PYTHONOPTIMIZE PYTHONDEBUG PYTHONVERBOSE
-    PYTHONINSPECT PYTHONNOUSERSITE PYTHONUSERBASE PYTHONWARNINGS PYTHONFAULTHANDLER PYTHONTRACEMALLOC PYTHONMALLOC
-    PYTHONMALLOCSTATS PYTHONUTF8 PYTHONCOERCECLOCALE PYTHONDEVMODE PYTHONIOENCODING PYTHONINTMAXSTRDIGITS
-    PYTHONNODEBUGRANGES PYTHONWARNDEFAULTENCODING PYTHONPROFILEIMPORTTIME PYTHONPERFSUPPORT PYTHON_CPU_COUNT
-    PYTHON_FROZEN_MODULES PYTHON_GIL
-    """.split()
+    {
+        # fmt: off
+        "LANG",
+        "LANGUAGE",
+        "GLIBC_TUNABLES",
+        "PYTHONHOME",
+        "PYTHONPLATLIBDIR",
+        "PYTHONHASHSEED",
+        "PYTHONOPTIMIZE",
+        "PYTHONDEBUG",
+        "PYTHONVERBOSE",
+        "PYTHONINSPECT",
+        "PYTHONNOUSERSITE",
+        "PYTHONUSERBASE",
+        "PYTHONWARNINGS",
+        "PYTHONFAULTHANDLER",
+        "PYTHONTRACEMALLOC",
+        "PYTHONMALLOC",
+        "PYTHONMALLOCSTATS",
+        "PYTHONCOERCECLOCALE",
+        "PYTHONDEVMODE",
+        "PYTHONIOENCODING",
+        "PYTHONINTMAXSTRDIGITS",
+        "PYTHONNODEBUGRANGES",
+        "PYTHONWARNDEFAULTENCODING",
+        "PYTHONPROFILEIMPORTTIME",
+        "PYTHONPERFSUPPORT",
+        "PYTHON_CPU_COUNT",
+        "PYTHON_FROZEN_MODULES",
+        "PYTHON_GIL",
+        # fmt: on
+    }
 )
 
 #: Dispositions of a new interpreter, where they are not the system's default.
-_HANDLERS = {
+_HANDLERS: dict[int, Callable[[int, FrameType | None], object] | signal.Handlers] = {
     signal.SIGINT: signal.default_int_handler,
     signal.SIGPIPE: signal.SIG_IGN,
     signal.SIGXFSZ: signal.SIG_IGN,
@@ -101,7 +127,7 @@ def _signals() -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         # The C library keeps two real-time signals to itself.
         with suppress(OSError, ValueError):
-            signal.signal(number, _HANDLERS.get(signal.Signals(number), signal.SIG_DFL))
+            signal.signal(number, _HANDLERS.get(number, signal.SIG_DFL))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
@@ -118,7 +144,7 @@ def _interpreter(order: Order, own_python_path: str) -> None:
     """What the interpreter reads from the environment when it starts, and can be changed later."""
     env = order.env
     asked = env.get("PYTHONPATH", "")
-    sys.path[:] = search_path(sys.path, own_python_path, asked, os.getcwd(), bool(env.get("PYTHONSAFEPATH")))
+    sys.path[:] = search_path(sys.path, own_python_path, asked, str(Path.cwd()), bool(env.get("PYTHONSAFEPATH")))
     sys.path_importer_cache.clear()
     sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
     sys.pycache_prefix = env.get("PYTHONPYCACHEPREFIX") or None

@@ -1,10 +1,10 @@
 """What can go wrong when a run is launched.
 
-    LaunchError (RuntimeError)
-    +-- LaunchRefused (ValueError)          the order is wrong: environment, working directory; nothing was started
-    |   +-- NeedsFreshInterpreter           only a new interpreter can honour it: start `python -m prefect.engine`
-    +-- ParentUnfit                         the parent process cannot fork safely, or did not start
-    +-- LaunchFailed                        the run's process died, or could not be made, before the engine began
+LaunchError (RuntimeError)
++-- LaunchRefused (ValueError)          the order is wrong: environment, working directory; nothing was started
+|   +-- NeedsFreshInterpreter           only a new interpreter can honour it: start `python -m prefect.engine`
++-- ParentUnfit                         the parent process cannot fork safely, or did not start
++-- LaunchFailed                        the run's process died, or could not be made, before the engine began
 """
 
 from __future__ import annotations

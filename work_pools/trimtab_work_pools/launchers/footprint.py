@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,9 +14,9 @@ _SHARED = ("socket:", "anon_inode:[eventpoll]", "anon_inode:[io_uring]", "/dev/n
 def look() -> tuple[int, dict[int, str]]:
     """Threads of this process, of whatever library, and what its descriptors are."""
     open_files = {}
-    for name in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         try:
-            open_files[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            open_files[int(link.name)] = str(link.readlink())
         except FileNotFoundError:
             continue  # the descriptor of this very listing
     return len(list(Path("/proc/self/task").iterdir())), open_files

@@ -157,9 +157,10 @@ class ForkLauncher:
             return self._link
 
     def _home(self) -> Path:
-        if self._state_dir is None and self._temporary is None:
+        folder = self._state_dir or (self._temporary and Path(self._temporary.name))
+        if not folder:
             raise ParentUnfit("the launcher is not open; use it as `async with ForkLauncher() as launcher`")
-        home = Path(self._temporary.name) if self._temporary else self._state_dir / "launcher"
+        home = folder / "launcher"
         home.mkdir(parents=True, exist_ok=True)
         return home
 
