@@ -25,7 +25,6 @@ _AT_START = ("LD_", "LC_")
 #: (PYTHONPATH, PYTHONUNBUFFERED, PYTHONDONTWRITEBYTECODE, PYTHONPYCACHEPREFIX, PYTHONSAFEPATH).
 _AT_START_NAMES = frozenset(
     {
-        # fmt: off
         "LANG",
         "LANGUAGE",
         "GLIBC_TUNABLES",
@@ -43,6 +42,7 @@ _AT_START_NAMES = frozenset(
         "PYTHONTRACEMALLOC",
         "PYTHONMALLOC",
         "PYTHONMALLOCSTATS",
+        "PYTHONUTF8",
         "PYTHONCOERCECLOCALE",
         "PYTHONDEVMODE",
         "PYTHONIOENCODING",
@@ -54,7 +54,6 @@ _AT_START_NAMES = frozenset(
         "PYTHON_CPU_COUNT",
         "PYTHON_FROZEN_MODULES",
         "PYTHON_GIL",
-        # fmt: on
     }
 )
 
