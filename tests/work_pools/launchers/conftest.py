@@ -19,7 +19,7 @@ import pytest
 
 from trimtab_work_pools.launchers.forking import ForkLauncher
 
-FLOWS = '''
+FLOWS = """
 import json, os, random, signal, sys, threading, time
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def waits(until: str):
     print("started", flush=True)
     Path(until).read_text()  # a pipe: blocks until somebody writes
     os._exit(5)
-'''
+"""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ def test_a_forked_run_sees_what_a_stock_one_sees(
     server: Any, launcher: ForkLauncher, loop: asyncio.Runner, tmp_path: Path
 ) -> None:
     (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "profiles.toml").write_text('active = "mine"\n[profiles.mine]\nPREFECT_LOGGING_LEVEL = "ERROR"\n')
+    (tmp_path / "home" / "profiles.toml").write_text(
+        'active = "mine"\n[profiles.mine]\nPREFECT_LOGGING_LEVEL = "ERROR"\n'
+    )
     changed = {
         "PREFECT_HOME": str(tmp_path / "home"),
         "ONLY_HERE": "1",

@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -139,6 +140,7 @@ class ParentLink:
                 await _writable(self.channel)
             raise ParentLost
         except ConnectionError as gone:
+            self._hear()  # what it and its children said before it died
             raise ParentLost from gone
         finally:
             os.close(file)
@@ -147,7 +149,7 @@ class ParentLink:
         """Nobody waits for it any more: it must not run. If it is not there yet, it is killed when it is."""
         launch.ready.cancel()
         if launch.run is not None:
-            launch.run.send_signal(9)
+            launch.run.send_signal(signal.SIGKILL)
 
     def _hear(self) -> None:
         while True:
@@ -177,7 +179,7 @@ class ParentLink:
             case "forked":
                 launch.run = ForkedRun(int(message.fields["pid"]), message.fds[0])
                 if launch.ready.cancelled():
-                    launch.run.send_signal(9)
+                    launch.run.send_signal(signal.SIGKILL)
             case "ready" if not launch.ready.done() and launch.run is not None:
                 launch.ready.set_result(launch.run)
             case "failed":

@@ -105,6 +105,8 @@ def rebuild() -> None:
     import prefect.context
     from prefect.logging.configuration import setup_logging
 
+    # As at the first import: or the profiles would be those of the parent's home.
+    del prefect.context.GLOBAL_SETTINGS_CONTEXT
     prefect.context.refresh_global_settings_context()
     # It takes 0.09 s, a third of the time to the first line, and most runs change nothing about it.
     if _logging_conditions() != _imported.logging:
