@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import pytest
+from prefect.runner._control_channel import ControlChannel, ControlSignalStatus
 
 from trimtab_work_pools.launchers.errors import LaunchRefused, NeedsFreshInterpreter
 from trimtab_work_pools.launchers.forking import ForkLauncher
@@ -111,30 +112,39 @@ def test_nothing_of_one_run_is_seen_by_the_next(
     assert one_random["random"] != two_random["random"]
 
 
-HOWS = ("well", "raises", "crashes", "exits", "cancelled", "killed", "terminated", "aborted")
+HOWS = ("well", "raises", "crashes", "cancelled", "aborted", "terminated", "cancelling")
 
 
-async def end(start: Start, server: Any, how: str) -> tuple[int, str]:
+async def end(start: Start, server: Any, how: str, channel: ControlChannel) -> tuple[int, str]:
+    """Exit code of a run, and its state afterwards."""
     run_id, env = server.run("ends", how=how)
     if how == "aborted":
         server.post(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
-    code = await (await start(run_id, env)).wait()
-    return code, server.state(run_id)
+    if how == "cancelling":
+        port, token = channel.register(run_id)
+        env |= {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
+    run, said = await speaking(start, run_id, env)
+    if await said.readline() == b"started\n":
+        if how == "cancelling":
+            assert await channel.signal(run_id, "cancel") == ControlSignalStatus.ACKNOWLEDGED
+        run.send_signal(signal.SIGTERM)
+    return await run.wait(), server.state(run_id)
 
 
 def test_runs_end_as_stock_ones_do(server: Any, launcher: ForkLauncher, loop: asyncio.Runner) -> None:
     async def all_ends(start: Start) -> list[tuple[int, str]]:
-        return await asyncio.gather(*(end(start, server, how) for how in HOWS))
+        async with ControlChannel() as channel:
+            return await asyncio.gather(*(end(start, server, how, channel) for how in HOWS))
 
     ours, theirs = (dict(zip(HOWS, loop.run(all_ends(start)), strict=True)) for start in (launcher.launch, stock))
     print(ours)
     assert ours == theirs
     assert ours["crashes"][0] == 3
-    assert ours["killed"][0] == -signal.SIGKILL
-    assert ours["terminated"][1] == "Crashed"
+    assert ours["terminated"] == (-signal.SIGTERM, "Crashed")
+    assert ours["cancelling"] == (0, "Cancelled")
 
 
-@pytest.mark.parametrize("runs", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("runs", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_the_first_line_comes_sooner(server: Any, launcher: ForkLauncher, loop: asyncio.Runner, runs: int) -> None:
     async def first_line_s(start: Start) -> float:
         run_id, env = server.run("first_line")

@@ -36,7 +36,7 @@ def test_settings_are_read_anew_as_at_the_first_import() -> None:
 def test_prefect_does_nothing_else_with_the_environment_when_it_is_imported() -> None:
     source = inspect.getsource(prefect)
     calls = re.findall(r"^(\w+)\(\)$", source, re.MULTILINE)
-    assert calls == ["_initialize_plugins", "_initialize_sdk_analytics"]
+    assert calls == ["_initialize_sdk_analytics", "_initialize_plugins"]
     assert not inspect.signature(prefect._initialize_plugins).parameters
     main = Path(str(importlib.util.find_spec("prefect.main").origin)).read_text()  # type: ignore[union-attr]
     assert "prefect.logging.configuration.setup_logging()" in main

@@ -104,7 +104,8 @@ def set_up(order: Order, stdio: Mapping[str, int]) -> None:
     os.setsid()
     _signals()
     # Shown by ps and top, where all runs would have the parent's name.
-    Path("/proc/self/comm").write_text(f"run {order.flow_run_id[:8]}")
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(f"run {order.flow_run_id[:8]}")
     for name, fd in stdio.items():
         os.dup2(fd, {"stdout": 1, "stderr": 2}[name])
     own_python_path = os.environ.get("PYTHONPATH", "")

@@ -117,7 +117,7 @@ class ParentLink:
             await self._order(number, order, stdio)
             return await asyncio.wait_for(asyncio.shield(launch.ready), _SET_UP_WITHIN_S)
         except BaseException as wrong:
-            self._abandon(launch)
+            self._abandon(launch)  # also of a cancelled caller, who will never have the run to end it
             if isinstance(wrong, TimeoutError):
                 raise LaunchFailed(f"the process was not set up within {_SET_UP_WITHIN_S} s; it was killed") from wrong
             raise
@@ -182,8 +182,10 @@ class ParentLink:
                     launch.run.send_signal(signal.SIGKILL)
             case "ready" if not launch.ready.done() and launch.run is not None:
                 launch.ready.set_result(launch.run)
-            case "failed":
+            case "refused":
                 _fail(launch, LaunchRefused(message.fields["reason"]))
+            case "failed":
+                _fail(launch, LaunchFailed(message.fields["reason"]))
                 if launch.run is None:
                     del self._launches[number]
             case "exit":

@@ -103,7 +103,7 @@ def _become(channel: socket.socket, message: Message, order: Order) -> None:
     except ConnectionError:
         _give_up()  # nobody is there to own the run
     except SetUpFailed as wrong:
-        send(channel, "failed", id=number, reason=str(wrong))
+        send(channel, "refused", id=number, reason=str(wrong))
         _give_up()
     except BaseException:  # noqa: BLE001 - nothing may go back into the parent's loop, in a copy of it
         send(channel, "failed", id=number, reason=traceback.format_exc())

@@ -5,7 +5,7 @@ may be larger than the largest packet.
 
     launcher -> parent    launch  {id, stdio: [names of the descriptors that follow the order]}
     parent   -> launcher  serving {refused: {module: why}} | unfit {reason} | failed {id, reason} | exit {id, code}
-    child    -> launcher  forked  {id, pid} with its pidfd, then ready {id} | failed {id, reason}
+    child    -> launcher  forked  {id, pid} with its pidfd, then ready {id} | refused | failed {id, reason}
 """
 
 from __future__ import annotations
