@@ -1,0 +1,63 @@
+"""Fails when Prefect moves, renames or changes what the launcher relies on."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+import prefect
+import prefect.context
+import pytest
+from prefect.logging import configuration
+from prefect.settings import Settings, get_current_settings
+
+from trimtab_work_pools.launchers import prefect_hooks
+
+
+@pytest.mark.parametrize("name", prefect_hooks._NEEDED)
+def test_what_is_imported_beforehand_is_there(name: str) -> None:
+    importlib.import_module(name)
+
+
+def test_settings_are_read_anew_as_at_the_first_import() -> None:
+    assert isinstance(prefect.context.GLOBAL_SETTINGS_CONTEXT, prefect.context.SettingsContext)
+    source = inspect.getsource(prefect.context)
+    # With no context there is, profiles are looked for where the environment says.
+    assert "except NameError:" in inspect.getsource(prefect.context.SettingsContext.get)
+    assert "GLOBAL_SETTINGS_CONTEXT: SettingsContext = root_settings_context()" in source
+    assert "GLOBAL_SETTINGS_CONTEXT = root_settings_context()" in inspect.getsource(
+        prefect.context.refresh_global_settings_context
+    )
+
+
+def test_prefect_does_nothing_else_with_the_environment_when_it_is_imported() -> None:
+    source = inspect.getsource(prefect)
+    calls = re.findall(r"^(\w+)\(\)$", source, re.MULTILINE)
+    assert calls == ["_initialize_sdk_analytics", "_initialize_plugins"]
+    assert not inspect.signature(prefect._initialize_plugins).parameters
+    main = Path(str(importlib.util.find_spec("prefect.main").origin)).read_text()  # type: ignore[union-attr]
+    assert "prefect.logging.configuration.setup_logging()" in main
+
+
+def test_logging_is_decided_by_what_we_compare() -> None:
+    assert "incremental" in inspect.signature(configuration.setup_logging).parameters
+    used = set(re.findall(r"\$\{?(\w+)", configuration.DEFAULT_LOGGING_SETTINGS_PATH.read_text()))
+    assert used == {"PREFECT_LOGGING_LEVEL", "PREFECT_SERVER_LOGGING_LEVEL", "PREFECT_INTERNAL_LOGGING_LEVEL"}
+    settings: Settings = get_current_settings()
+    assert settings.logging.config_path is not None
+    assert settings.server.logging_level
+    assert settings.internal.logging_level
+
+
+def test_the_engine_is_a_module_that_is_run_with_the_run_in_the_environment() -> None:
+    found = importlib.util.find_spec(prefect_hooks.ENGINE)
+    assert found is not None
+    source = Path(str(found.origin)).read_text()
+    assert 'if __name__ == "__main__":' in source
+    assert 'os.environ.get("PREFECT__FLOW_RUN_ID")' in source
+    process_worker = importlib.util.find_spec("prefect.workers.process")
+    assert process_worker is not None
+    assert '"-m", "prefect.engine"' in Path(str(process_worker.origin)).read_text()

@@ -1,0 +1,142 @@
+"""Everything private of Prefect that the launcher touches.
+
+A new interpreter reads Prefect's settings, sets up its logging and its plugins when it first imports Prefect
+(prefect/context.py, prefect/main.py, prefect/__init__.py). A forked process has imported it already, with the parent's
+settings, so it does these steps again, in the same order, with its own environment. Analytics are left out: they do
+something only in an interactive terminal.
+`tests/work_pools/launchers/test_prefect_hooks.py` fails when Prefect moves one of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import runpy
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pydantic
+
+__all__ = ["ENGINE", "import_all", "own_environment", "rebuild", "run_engine"]
+
+#: What the stock process worker runs with `python -m`.
+ENGINE = "prefect.engine"
+
+#: What the engine imports before the first line of a flow, some of it late. Not the engine itself: it is run as
+#: the main module. None of these starts a thread or opens a socket, which the parent checks all the same.
+_NEEDED = (
+    "prefect.main",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "prefect.flows",
+    "prefect.tasks",
+    "prefect.task_runners",
+    "prefect.client.orchestration",
+    "prefect.client.schemas",
+    "prefect.deployments.steps",
+    "prefect.deployments.steps.core",
+    "prefect.deployments.steps.pull",
+    "prefect.events.clients",
+    "prefect.events.worker",
+    "prefect.events.utilities",
+    "prefect.logging.handlers",
+    "prefect.plugins",
+    "prefect.runner.storage",
+    "prefect._internal.metrics",
+    "prefect._internal.control_listener",
+    "anyio._backends._asyncio",
+    "encodings.idna",
+    "rich._emoji_codes",
+)
+
+#: What rich reads when Prefect's logging makes a console.
+_CONSOLE = ("NO_COLOR", "FORCE_COLOR", "TERM", "COLORTERM", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
+@dataclass
+class _Imported:
+    """What is known of this process's Prefect since `import_all`."""
+
+    logging: tuple[object, ...] = ()
+
+
+_imported = _Imported()
+
+
+def own_environment(environ: Mapping[str, str], home: str) -> dict[str, str]:
+    """What the parent runs with: a Prefect that has no settings, no plugins, and sends nothing.
+
+    Args:
+        environ: environment of the launcher's process.
+        home: a folder of the parent's own, in the place of the user's Prefect profiles.
+    """
+    kept = {name: value for name, value in environ.items() if not name.startswith("PREFECT_")}
+    # Analytics would send an event from a thread as soon as Prefect is imported.
+    return kept | {"PREFECT_HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+
+
+def import_all() -> None:
+    """Import what a run needs, and build what Prefect builds when it is first used."""
+    for name in _NEEDED:
+        importlib.import_module(name)
+    if sys.version_info < (3, 14):
+        # Prefect looks whether a flow's parameters are of its old types; it works up to Python 3.13.
+        importlib.import_module("pydantic.v1")
+    for model in list(_subclasses(pydantic.BaseModel)):
+        if model.__module__.startswith("prefect.") and not model.__pydantic_complete__:
+            model.model_rebuild(raise_errors=False)
+    _imported.logging = _logging_conditions()
+
+
+def _subclasses(of: type[pydantic.BaseModel]) -> Iterator[type[pydantic.BaseModel]]:
+    for known in of.__subclasses__():
+        yield known
+        yield from _subclasses(known)
+
+
+def rebuild() -> None:
+    """Make this process's Prefect what it would be if it were imported now, with the present environment.
+
+    Raises:
+        Exception: of any kind that Prefect has for settings that are no settings.
+    """
+    import prefect
+    import prefect.context
+    from prefect.logging.configuration import setup_logging
+
+    # As at the first import: or the profiles would be those of the parent's home.
+    del prefect.context.GLOBAL_SETTINGS_CONTEXT
+    prefect.context.refresh_global_settings_context()
+    # It takes 0.09 s, a third of the time to the first line, and most runs change nothing about it.
+    if _logging_conditions() != _imported.logging:
+        setup_logging(incremental=False)
+    prefect._initialize_plugins()
+
+
+def _logging_conditions() -> tuple[object, ...]:
+    """All that decides how Prefect's logging is set up; where it is equal, so is the outcome."""
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    file = settings.logging.config_path
+    return (
+        file.read_text() if file.exists() else None,
+        settings.logging.model_dump(exclude={"config_path"}),
+        (settings.server.logging_level, settings.internal.logging_level),
+        {name: value for name, value in os.environ.items() if name.startswith("PREFECT_LOGGING_") or name in _CONSOLE},
+        sys.stderr.isatty(),
+    )
+
+
+def run_engine(flow_run_id: str) -> None:
+    """Do what `python -m prefect.engine` does, by running that module as the main one.
+
+    Raises:
+        SystemExit: with the engine's exit code. TerminationSignal, and what else the engine lets through.
+    """
+    os.environ["PREFECT__FLOW_RUN_ID"] = flow_run_id
+    # As in a new interpreter, where a module that imports the engine gets a second copy of it.
+    sys.modules.pop(ENGINE, None)
+    sys.argv[:] = [ENGINE]
+    runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
