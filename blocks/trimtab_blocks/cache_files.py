@@ -192,10 +192,7 @@ class CacheFiles:
         found = []
         for path in (self.directory / "entries").iterdir():
             with suppress(FileNotFoundError):
-                size = sum(file.stat().st_size for file in _files(path))
-                about = path / _ABOUT
-                complete = about.exists()
-                found.append(Entry(path, size, complete, about.stat().st_mtime_ns if complete else 0))
+                found.append(_entry_at(path))
         for path in (self.directory / "incoming").iterdir():
             with suppress(FileNotFoundError):
                 found.append(Entry(path, path.stat().st_size, False, 0))
@@ -228,6 +225,18 @@ class CacheFiles:
 def _name(key: str) -> str:
     """A file name for a key: keys may be longer than those, and one may be the beginning of another."""
     return hashlib.sha256(check_key(key).encode()).hexdigest()
+
+
+def _entry_at(path: Path) -> Entry:
+    """What lies in an entry's directory; with as few calls as can be, for all of them are looked at to find room."""
+    size, used_ns = 0, None
+    with os.scandir(path) as files:
+        for file in files:
+            if file.name == _ABOUT:
+                used_ns = file.stat().st_mtime_ns
+            elif not file.name.startswith("."):
+                size += file.stat().st_size
+    return Entry(path, size, used_ns is not None, used_ns or 0)
 
 
 def _is_valid(key: str, entry: Path, file: os.stat_result) -> bool:

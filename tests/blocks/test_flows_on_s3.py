@@ -31,7 +31,7 @@ def test_snapshots_and_lineage_on_a_saved_block(s3: Callable[..., S3Store], tmp_
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = json.loads(done.stdout.splitlines()[-1])
     first, second = said["digests"]
     assert said == {
         "store": str(store),

@@ -20,6 +20,7 @@ from prefect.blocks.core import Block
 from pydantic import ValidationError
 
 import trimtab_blocks.s3 as module
+from blocks.lines import await_line, say
 from blocks.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from blocks.store_suite import StoreSuite
 from trimtab_blocks.errors import AccessRefused, CorruptBlob, StoreNotFound, StoreUnavailable, StoreUnreachable
@@ -138,12 +139,11 @@ def test_of_several_processes_one_wins_each_key(store: S3Store, tmp_path: Path) 
     ]
     try:
         for racer in racers:
-            assert racer.stdin is not None
-            assert racer.stdout is not None
-            racer.stdin.write(json.dumps({"S3Store": made}) + "\n")
-            racer.stdin.flush()
-            assert racer.stdout.readline() == "ready\n"
-        won = [json.loads(racer.communicate("go\n", timeout=60)[0]) for racer in racers]
+            say(racer, json.dumps({"S3Store": made}))
+            await_line(racer, "ready")
+        for racer in racers:
+            say(racer, "go")
+        won = [json.loads(racer.communicate(timeout=60)[0]) for racer in racers]
     finally:
         for racer in racers:
             racer.kill()
