@@ -119,7 +119,7 @@ class CacheFiles:
     def admit(self, file: BinaryIO, size: int) -> bool:
         """Evict what was used longest ago until there is room, and take it by giving the file its size."""
         with self._locked():
-            entries = self.entries()
+            entries = self._entries()
             free = self.limit_bytes - sum(entry.bytes for entry in entries)
             for entry in sorted(entries, key=lambda entry: (entry.complete, entry.used_ns, entry.path)):
                 if free >= size:
@@ -151,7 +151,7 @@ class CacheFiles:
     def tidy(self) -> int:
         """Remove what killed processes left; nobody holds its lock. How much there was."""
         with self._locked():
-            return sum(self._evict(entry.path) for entry in self.entries() if not entry.complete)
+            return sum(self._evict(entry.path) for entry in self._entries() if not entry.complete)
 
     def keys(self) -> list[str]:
         """Keys of all cached files, sorted."""
@@ -160,6 +160,11 @@ class CacheFiles:
             with suppress(OSError, ValueError, LookupError):  # evicted just now; or damaged, which its next use finds
                 found.append(str(json.loads(about.read_bytes())["key"]))
         return sorted(found)
+
+    def used_bytes(self) -> int:
+        """Bytes of all files, at one moment."""
+        with self._locked():
+            return sum(entry.bytes for entry in self._entries())
 
     def _entry(self, key: str) -> Path:
         return self.directory / "entries" / _name(key)
@@ -187,7 +192,7 @@ class CacheFiles:
             path.unlink(missing_ok=True)
         return True
 
-    def entries(self) -> list[Entry]:
+    def _entries(self) -> list[Entry]:
         """All there is, also what is just coming and what is half gone."""
         found = []
         for path in (self.directory / "entries").iterdir():
