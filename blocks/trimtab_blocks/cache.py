@@ -109,7 +109,7 @@ class CachedStore(Store):
 
     def used_bytes(self) -> int:
         """Bytes of all files in the cache, also of those that are just coming."""
-        return sum(entry.bytes for entry in self._files.entries())
+        return self._files.used_bytes()
 
     def _fetch(self, key: str) -> bool:
         """Bring a blob into the cache, or wait for the process that is about to; False where there is no room."""

@@ -119,7 +119,7 @@ class CacheFiles:
     def admit(self, file: BinaryIO, size: int) -> bool:
         """Evict what was used longest ago until there is room, and take it by giving the file its size."""
         with self._locked():
-            entries = self.entries()
+            entries = self._entries()
             free = self.limit_bytes - sum(entry.bytes for entry in entries)
             for entry in sorted(entries, key=lambda entry: (entry.complete, entry.used_ns, entry.path)):
                 if free >= size:
@@ -151,7 +151,7 @@ class CacheFiles:
     def tidy(self) -> int:
         """Remove what killed processes left; nobody holds its lock. How much there was."""
         with self._locked():
-            return sum(self._evict(entry.path) for entry in self.entries() if not entry.complete)
+            return sum(self._evict(entry.path) for entry in self._entries() if not entry.complete)
 
     def keys(self) -> list[str]:
         """Keys of all cached files, sorted."""
@@ -160,6 +160,11 @@ class CacheFiles:
             with suppress(OSError, ValueError, LookupError):  # evicted just now; or damaged, which its next use finds
                 found.append(str(json.loads(about.read_bytes())["key"]))
         return sorted(found)
+
+    def used_bytes(self) -> int:
+        """Bytes of all files, at one moment."""
+        with self._locked():
+            return sum(entry.bytes for entry in self._entries())
 
     def _entry(self, key: str) -> Path:
         return self.directory / "entries" / _name(key)
@@ -187,15 +192,12 @@ class CacheFiles:
             path.unlink(missing_ok=True)
         return True
 
-    def entries(self) -> list[Entry]:
+    def _entries(self) -> list[Entry]:
         """All there is, also what is just coming and what is half gone."""
         found = []
         for path in (self.directory / "entries").iterdir():
             with suppress(FileNotFoundError):
-                size = sum(file.stat().st_size for file in _files(path))
-                about = path / _ABOUT
-                complete = about.exists()
-                found.append(Entry(path, size, complete, about.stat().st_mtime_ns if complete else 0))
+                found.append(_entry_at(path))
         for path in (self.directory / "incoming").iterdir():
             with suppress(FileNotFoundError):
                 found.append(Entry(path, path.stat().st_size, False, 0))
@@ -228,6 +230,18 @@ class CacheFiles:
 def _name(key: str) -> str:
     """A file name for a key: keys may be longer than those, and one may be the beginning of another."""
     return hashlib.sha256(check_key(key).encode()).hexdigest()
+
+
+def _entry_at(path: Path) -> Entry:
+    """What lies in an entry's directory; with as few calls as can be, for all of them are looked at to find room."""
+    size, used_ns = 0, None
+    with os.scandir(path) as files:
+        for file in files:
+            if file.name == _ABOUT:
+                used_ns = file.stat().st_mtime_ns
+            elif not file.name.startswith("."):
+                size += file.stat().st_size
+    return Entry(path, size, used_ns is not None, used_ns or 0)
 
 
 def _is_valid(key: str, entry: Path, file: os.stat_result) -> bool:

@@ -6,10 +6,12 @@ that made it, so that a write whose answer was lost knows its own work when it a
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -19,6 +21,7 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from trimtab_blocks.errors import BlobNotFound, CorruptBlob, InvalidKey, StoreError, StoreUnavailable
+from trimtab_blocks.s3_claims import Claim
 from trimtab_blocks.s3_errors import MISSING, REQUEST_ERRORS, code_of, explain
 from trimtab_blocks.s3_objects import PROBE, Buffer, abort, fetch, find, listing, uploads, write
 from trimtab_blocks.s3_requests import Connection, Requests, client_of
@@ -27,6 +30,8 @@ from trimtab_blocks.stores import Store, check_key
 
 __all__ = ["S3Store"]
 
+#: Where writers of large blobs meet; no key has a part that begins with a dot.
+CLAIMS = ".trimtab-claims/"
 #: What ``encryption`` asks the server for.
 _ENCRYPTION = {"SSE-S3": {"ServerSideEncryption": "AES256"}, "SSE-KMS": {"ServerSideEncryption": "aws:kms"}}
 
@@ -189,7 +194,11 @@ class S3Store(Block, Store):
         return "path" if self.path_style else "virtual"
 
     def _target(self, key: str) -> Target:
-        return self._object(check_key(key))
+        target = self._object(check_key(key))
+        if self.endpoint_url is None:
+            return target  # Amazon's own decides between writers by itself
+        name = f"{self.prefix}{CLAIMS}{hashlib.sha256(key.encode()).hexdigest()}"
+        return replace(target, claim=Claim(target.client, self.bucket, name))
 
     def _object(self, name: str) -> Target:
         key = {"SSEKMSKeyId": self.kms_key_id} if self.kms_key_id else {}

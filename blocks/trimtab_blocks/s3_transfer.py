@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from trimtab_blocks.errors import StoreUnavailable
+from trimtab_blocks.s3_claims import Claim, claimed
 from trimtab_blocks.s3_errors import REQUEST_ERRORS, said
 from trimtab_blocks.s3_requests import Requests
 
@@ -47,6 +48,7 @@ class Target:
     part_bytes: int
     parallel: int
     encryption: tuple[tuple[str, str], ...] = ()
+    claim: Claim | None = None  # held while an object in parts becomes visible
 
     @property
     def address(self) -> dict[str, str]:
@@ -137,9 +139,12 @@ def upload_in_parts(target: Target, ask: Requests, source: Source, writer: str) 
     try:
         with ThreadPoolExecutor(target.parallel, "s3-up") as pool:
             sent = list(pool.map(lambda part: _send(target, ask, source, part, address), parts))
-        ask(
-            lambda: target.client.complete_multipart_upload(**address, IfNoneMatch="*", MultipartUpload={"Parts": sent})
-        )
+        with claimed(target.claim, ask, writer):
+            ask(
+                lambda: target.client.complete_multipart_upload(
+                    **address, IfNoneMatch="*", MultipartUpload={"Parts": sent}
+                )
+            )
     except BaseException:
         with suppress(*REQUEST_ERRORS):  # the first error counts; sweep() finds what stays
             target.client.abort_multipart_upload(**address)

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import trimtab_blocks.cache as module
+from blocks.lines import await_line, say
 from blocks.store_suite import StoreSuite
 from trimtab_blocks.cache import CachedStore
 from trimtab_blocks.errors import CorruptBlob, StoreUnavailable
@@ -185,8 +186,7 @@ def test_many_processes_share_one_cache(origin: CountingStore, tmp_path: Path) -
     ]
     try:
         for user in users:
-            assert user.stdout is not None
-            assert user.stdout.readline() == "ready\n"
+            await_line(user, "ready")
         found = list(ThreadPoolExecutor(3).map(lambda user: user.communicate("go\n", timeout=100)[0], users))
     finally:
         for user in users:
@@ -243,27 +243,16 @@ def fetcher(origin: CountingStore, tmp_path: Path) -> Iterator[subprocess.Popen[
     process.communicate()
 
 
-def said(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdout is not None
-    assert process.stdout.readline() == line
-
-
-def go_on(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-
-
 def test_room_that_another_process_has_taken_is_taken(
     fetcher: subprocess.Popen[str], cached: Callable[[int], CachedStore]
 ) -> None:
     store = cached(100)
-    said(fetcher, "fetching\n")
+    await_line(fetcher, "fetching")
     assert store.used_bytes() == 70  # before a byte has come
     assert use(store, "b") == b"y" * 60
     assert store.cached_keys() == []
-    go_on(fetcher)
-    said(fetcher, "using\n")
+    say(fetcher, "go")
+    await_line(fetcher, "using")
     assert use(store, "b") == b"y" * 60
     assert store.cached_keys() == ["a"]
     fetcher.kill()
@@ -276,7 +265,7 @@ def test_what_a_killed_process_left_is_in_nobodys_way(
     fetcher: subprocess.Popen[str], cached: Callable[[int], CachedStore]
 ) -> None:
     store = cached(100)
-    said(fetcher, "fetching\n")
+    await_line(fetcher, "fetching")
     assert store.sweep(timedelta(0)) == 0
     fetcher.send_signal(signal.SIGKILL)
     fetcher.wait()

@@ -20,7 +20,12 @@ def test_snapshots_and_lineage_on_a_saved_block(s3: Callable[..., S3Store], tmp_
     store = s3()
     settings = {**store.model_dump(mode="json"), "access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY}
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TRIMTAB_", "AWS_"))}
-    prefect = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
+    prefect = {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "150",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parent / "flow_on_s3.py")],
         env={**own, **prefect, "PYTHONPATH": ":".join(sys.path)},
@@ -31,7 +36,7 @@ def test_snapshots_and_lineage_on_a_saved_block(s3: Callable[..., S3Store], tmp_
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = json.loads(done.stdout.splitlines()[-1])
     first, second = said["digests"]
     assert said == {
         "store": str(store),

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -20,10 +21,13 @@ from prefect.blocks.core import Block
 from pydantic import ValidationError
 
 import trimtab_blocks.s3 as module
+from blocks.lines import await_line, say
 from blocks.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from blocks.store_suite import StoreSuite
 from trimtab_blocks.errors import AccessRefused, CorruptBlob, StoreNotFound, StoreUnavailable, StoreUnreachable
 from trimtab_blocks.s3 import S3Store
+from trimtab_blocks.s3_claims import Claim, claimed
+from trimtab_blocks.s3_requests import Requests
 from trimtab_blocks.stores import Store
 
 MIB = 1 << 20
@@ -110,23 +114,68 @@ def test_a_large_blob_goes_both_ways_in_parts(store: S3Store, plain: Any, tmp_pa
         assert not path.exists()
 
 
-def test_many_writers_of_a_large_blob_have_one_winner(store: S3Store) -> None:
-    won: list[int] = []
-    barrier = threading.Barrier(3)
+def test_many_writers_of_a_large_blob_have_one_winner(store: S3Store, plain: Any) -> None:
+    won: list[tuple[int, int]] = []
+    barrier = threading.Barrier(4)
 
     def write(writer: int) -> None:
-        barrier.wait(timeout=30)
-        if store.write_once("large", bytes([writer]) * 6 * MIB):
-            won.append(writer)
+        for turn in range(6):
+            barrier.wait(timeout=60)
+            if store.write_once(f"large/{turn}", bytes([writer]) * 6 * MIB):
+                won.append((turn, writer))
 
-    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(3)]
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(won) == 1
-    assert store.read("large") == bytes(won) * 6 * MIB
+    assert sorted(turn for turn, _ in won) == list(range(6))
+    for turn, writer in won:
+        assert store.read(f"large/{turn}") == bytes([writer]) * 6 * MIB
     assert store.sweep(timedelta(0)) == 0  # the losers left nothing
+    left = plain.list_objects_v2(Bucket=BUCKET, Prefix=f"{store.prefix}.trimtab-claims/")
+    assert left.get("KeyCount", 0) == 0
+
+
+def test_a_claim_waits_for_its_holder_and_outlives_no_dead_one(store: S3Store, plain: Any) -> None:
+    claim = Claim(plain, BUCKET, f"{store.prefix}.trimtab-claims/a", life_s=2)
+    order: list[str] = []
+    with claimed(claim, Requests("cannot write 'a'", 30), "first"):
+        waiting = threading.Thread(target=lambda: order.append(hold(claim, "second")))
+        waiting.start()
+        waiting.join(timeout=0.5)
+        order.append("first")
+    waiting.join(timeout=30)
+    assert order == ["first", "second"]
+    plain.put_object(**claim.address, Body=b"dead")
+    began = time.monotonic()
+    assert hold(claim, "third") == "third"
+    assert time.monotonic() - began > 1
+    with claimed(claim, Requests("cannot write 'a'", 30), "fourth"), pytest.raises(StoreUnreachable, match="held it"):
+        _take_for_a_moment(claim)
+
+
+def _take_for_a_moment(claim: Claim) -> None:
+    impatient = Claim(claim.client, claim.bucket, claim.name, life_s=3)
+    keeper = threading.Event()
+
+    def renew() -> None:  # a holder that is alive: its claim never grows old
+        while not keeper.wait(0.3):
+            claim.client.put_object(**claim.address, Body=b"fourth")
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    try:
+        with claimed(impatient, Requests("cannot write 'a'", 1), "fifth"):
+            pass
+    finally:
+        keeper.set()
+        renewing.join()
+
+
+def hold(claim: Claim, writer: str) -> str:
+    with claimed(claim, Requests("cannot write 'a'", 30), writer):
+        return writer
 
 
 def test_of_several_processes_one_wins_each_key(store: S3Store, tmp_path: Path) -> None:
@@ -138,12 +187,11 @@ def test_of_several_processes_one_wins_each_key(store: S3Store, tmp_path: Path) 
     ]
     try:
         for racer in racers:
-            assert racer.stdin is not None
-            assert racer.stdout is not None
-            racer.stdin.write(json.dumps({"S3Store": made}) + "\n")
-            racer.stdin.flush()
-            assert racer.stdout.readline() == "ready\n"
-        won = [json.loads(racer.communicate("go\n", timeout=60)[0]) for racer in racers]
+            say(racer, json.dumps({"S3Store": made}))
+            await_line(racer, "ready")
+        for racer in racers:
+            say(racer, "go")
+        won = [json.loads(racer.communicate(timeout=60)[0]) for racer in racers]
     finally:
         for racer in racers:
             racer.kill()

@@ -156,13 +156,14 @@ def parts_of(plain: Any, name: str) -> int:
     return sum(len(plain.list_parts(Bucket=BUCKET, Key=name, UploadId=each).get("Parts", ())) for each in ids)
 
 
+@pytest.mark.timeout(300)  # this server may take a minute to find itself again
 def test_a_killed_server_that_comes_back_gets_the_rest_of_the_same_write(
     runs_s3: None, tmp_path: Path, s3: Callable[..., S3Store]
 ) -> None:
     server = S3Server(tmp_path / "s3")
     server.start()
     try:
-        store = s3(endpoint_url=server.url, part_mib=5, parallel=1, read_timeout_s=5, patience_s=60)
+        store = s3(endpoint_url=server.url, part_mib=5, parallel=1, read_timeout_s=5, patience_s=150)
         data = bytes(range(256)) * (60 * MIB // 256)
         plain = server.client()
         with ThreadPoolExecutor(1) as pool:
@@ -172,7 +173,7 @@ def test_a_killed_server_that_comes_back_gets_the_rest_of_the_same_write(
             server.kill()
             assert not writing.done()
             server.start()
-            assert writing.result(timeout=110) is True
+            assert writing.result(timeout=240) is True
         assert store.read("a") == data
         assert list(store.keys()) == ["a"]
         plain.close()

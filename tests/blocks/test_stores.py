@@ -16,6 +16,7 @@ import pytest
 from prefect.blocks.core import Block
 
 import trimtab_blocks.stores as stores
+from blocks.lines import await_line, say
 from blocks.store_suite import StoreSuite
 from trimtab_blocks.stores import DirectoryStore, Store, StoreUnavailable
 
@@ -140,15 +141,10 @@ def racers(store: DirectoryStore) -> Iterator[list[subprocess.Popen[str]]]:
 
 def test_of_several_processes_one_wins_each_key(store: DirectoryStore, racers: list[subprocess.Popen[str]]) -> None:
     for process in racers:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps({"DirectoryStore": {"path": str(store.path)}}) + "\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "ready\n"
+        say(process, json.dumps({"DirectoryStore": {"path": str(store.path)}}))
+        await_line(process, "ready")
     for process in racers:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+        say(process, "go")
     won: list[int] = []
     for name, process in zip("xyz", racers, strict=True):
         output, _ = process.communicate(timeout=60)
