@@ -20,12 +20,11 @@ import pytest
 from trimtab_work_pools.launchers.forking import ForkLauncher
 
 FLOWS = """
-import json, os, random, signal, sys, threading, time
+import json, logging, os, random, signal, sys, threading, time
 from pathlib import Path
 
 from prefect import flow
 from prefect.context import get_settings_context
-from prefect.states import Cancelled
 
 
 @flow
@@ -45,11 +44,15 @@ def reports(word: str):
         "word": word,
         "env": dict(os.environ),
         "cwd": os.getcwd(),
-        "argv": sys.argv,
+        "argv": [sys.argv, sys.orig_argv],
         "path": [place for place in sys.path if place],
         "main": sys.modules["__main__"].__spec__.name,
         "settings": [context.profile.name, context.settings.api.url, str(context.settings.home)],
         "log_level": context.settings.logging.level,
+        "loggers": {
+            name: [logging.getLogger(name).getEffectiveLevel(), list(map(str, logging.getLogger(name).handlers))]
+            for name in ("", "prefect", "prefect.flow_runs", "prefect.extra", "httpx")
+        },
         "session": os.getsid(0) == os.getpid() == os.getpgid(0),
         "handlers": {str(n): str(signal.getsignal(n)).split(" at ")[0] for n in sorted(signal.valid_signals())},
         "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
@@ -69,8 +72,6 @@ def ends(how: str):
         raise ValueError("as it was told to")
     if how == "crashes":
         os._exit(3)
-    if how == "cancelled":
-        return Cancelled()
     if how in ("terminated", "cancelling"):
         print("started", flush=True)
         time.sleep(60)

@@ -112,14 +112,14 @@ def test_nothing_of_one_run_is_seen_by_the_next(
     assert one_random["random"] != two_random["random"]
 
 
-HOWS = ("well", "raises", "crashes", "cancelled", "aborted", "terminated", "cancelling")
+HOWS = ("well", "raises", "crashes", "refused", "terminated", "cancelling")
 
 
 async def end(start: Start, server: Any, how: str, channel: ControlChannel) -> tuple[int, str]:
     """Exit code of a run, and its state afterwards."""
     run_id, env = server.run("ends", how=how)
-    if how == "aborted":
-        server.post(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+    if how == "refused":
+        server.post(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     if how == "cancelling":
         port, token = channel.register(run_id)
         env |= {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}

@@ -66,38 +66,37 @@ def is_gone_within(pid: int, seconds: float) -> bool:
 
 
 def test_runs_outlive_the_parent_and_the_next_launch_has_a_new_one(
-    server: Any, loop: asyncio.Runner, gate: Gate
+    server: Any, launcher: ForkLauncher, loop: asyncio.Runner, gate: Gate
 ) -> None:
     async def story() -> None:
-        async with ForkLauncher() as launcher:
-            first = launcher.parent_pid
-            assert first is not None
-            run = await waiting(launcher, server, gate)
-            os.kill(first, signal.SIGKILL)
-            code = await (await launcher.launch(*server.run("empty"))).wait()
-            assert (code, run.returncode) == (0, None)
-            assert launcher.parent_pid not in (first, None)
-            await gate.open()
-            assert await run.wait() == (5 if TELLS_ALL else EXIT_UNKNOWN)
-            run.send_signal(signal.SIGTERM)  # nobody is there, and nobody else is hit
+        first = launcher.parent_pid
+        assert first is not None
+        run = await waiting(launcher, server, gate)
+        os.kill(first, signal.SIGKILL)
+        code = await (await launcher.launch(*server.run("empty"))).wait()
+        assert (code, run.returncode) == (0, None)
+        assert launcher.parent_pid not in (first, None)
+        await gate.open()
+        assert await run.wait() == (5 if TELLS_ALL else EXIT_UNKNOWN)
+        run.send_signal(signal.SIGTERM)  # nobody is there, and nobody else is hit
 
     loop.run(story())
 
 
-def test_a_parent_killed_while_it_launches_starts_each_run_once(server: Any, loop: asyncio.Runner) -> None:
-    runs = [server.run("ends", how="well") for _ in range(4)]
+def test_a_parent_killed_while_it_launches_starts_each_run_once(
+    server: Any, launcher: ForkLauncher, loop: asyncio.Runner
+) -> None:
+    runs = [server.run("empty") for _ in range(4)]
 
     async def story() -> list[int]:
-        async with ForkLauncher() as launcher:
-            launches = [asyncio.ensure_future(launcher.launch(*run)) for run in runs]
-            await launches[0]
-            assert launcher.parent_pid is not None
-            os.kill(launcher.parent_pid, signal.SIGKILL)
-            return [await run.wait() for run in await asyncio.gather(*launches)]
+        launches = [asyncio.ensure_future(launcher.launch(*run)) for run in runs]
+        await launches[0]
+        assert launcher.parent_pid is not None
+        os.kill(launcher.parent_pid, signal.SIGKILL)
+        return [await run.wait() for run in await asyncio.gather(*launches)]
 
     assert set(loop.run(story())) <= ({0} if TELLS_ALL else {0, EXIT_UNKNOWN})
-    counts = [server.read(run_id)["run_count"] for run_id, _ in runs]
-    assert counts == [1] * len(runs)
+    assert [server.read(run_id)["run_count"] for run_id, _ in runs] == [1] * len(runs)
     assert {server.state(run_id) for run_id, _ in runs} == {"Completed"}
 
 
@@ -110,7 +109,7 @@ def test_a_clean_stop_ends_runs_unless_asked(
             run = await waiting(launcher, server, gate)
             parent = launcher.parent_pid
         assert parent is not None
-        assert is_gone_within(parent, 10)
+        assert is_gone_within(parent, 30)
         if leave_running:
             assert run.returncode is None
             await gate.open()
@@ -149,31 +148,37 @@ def test_runs_outlive_the_launcher_and_the_parent_does_not(server: Any, loop: as
         lines = {launching.stdout.readline(), launching.stdout.readline()}
         parent, run = json.loads(next(line for line in lines if line != "started\n"))
         launching.kill()
-        assert is_gone_within(parent, 10)
+        assert is_gone_within(parent, 30)
         assert psutil.pid_exists(run)
         loop.run(gate.open())
-        assert is_gone_within(run, 10)
+        assert is_gone_within(run, 30)
 
 
 def test_a_launch_that_is_given_up_leaves_no_run(server: Any, launcher: ForkLauncher, loop: asyncio.Runner) -> None:
     run_id, env = server.run("empty")
 
     async def given_up() -> None:
+        await (await launcher.launch(*server.run("empty"))).wait()  # or this would wait for a parent
         launch = asyncio.ensure_future(launcher.launch(run_id, env))
         done, _ = await asyncio.wait([launch], timeout=0.01)
         assert not done
         launch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await launch
-        await (await launcher.launch(*server.run("empty"))).wait()
+        assert await (await launcher.launch(*server.run("empty"))).wait() == 0
 
     loop.run(given_up())
-    assert children(launcher) == []
+    assert childless(launcher)
     assert server.state(run_id) == "Pending"
 
 
 def children(launcher: ForkLauncher) -> list[psutil.Process]:
     return list(psutil.Process(launcher.parent_pid).children())
+
+
+def childless(launcher: ForkLauncher) -> bool:
+    """Whether the parent has, soon, neither running children nor zombies."""
+    return psutil.wait_procs(children(launcher), timeout=30)[1] == []
 
 
 @pytest.mark.parametrize("launches", [25, pytest.param(200, marks=pytest.mark.long)])
@@ -194,7 +199,7 @@ def test_many_launches_leave_nothing(server: Any, launcher: ForkLauncher, loop: 
     before, memory = held(), parent.memory_info().rss
     loop.run(some(launches))
     assert held() == before
-    assert children(launcher) == []
+    assert childless(launcher)
     growth_kib = (parent.memory_info().rss - memory) // 1024
     print(f"the parent grew by {growth_kib} KiB")
     assert growth_kib < 2048

@@ -1,7 +1,11 @@
 """Launches flow runs by forking a process that has imported Prefect already.
 
-A child does exactly what `python -m prefect.engine` does, in a process that looks like a new interpreter: see
-`child.py` for what is made new, and `NeedsFreshInterpreter` for what cannot be. Linux only.
+A child runs the module `prefect.engine` as `python -m prefect.engine` does, in a process that looks like a new
+interpreter: see `child.py` for what is made new, and `NeedsFreshInterpreter` for what cannot be. Linux only.
+
+Seconds from the request to the first line of a flow, on 2 cores that others use too: FIGURES
+
+    pytest tests/work_pools/launchers/test_forking.py -m long -s
 """
 
 from __future__ import annotations
@@ -30,10 +34,13 @@ _TRIES = 3
 class ForkLauncher:
     """Starts runs from a parent process of its own; an async context manager, used in one event loop.
 
+    Niceness, CPU affinity, umask and limits of the runs are those this process has when the parent starts.
+
     Args:
         state_dir: folder for the parent's own (empty) Prefect home; a temporary one if None.
-        preload: modules that the parent imports too, so that runs need not. One that starts threads, opens a
-            connection or a GPU, or cannot be imported, is left out: see `refused`.
+        preload: modules that the parent imports too, so that runs need not. One that starts threads (numpy and what
+            is built on it do), opens a connection or a GPU, or cannot be imported, is left out: see `refused`. What
+            a module reads from the environment when it is imported is the parent's; a later edit of it is not seen.
         leave_running: whether runs go on when the launcher is left.
         grace_s: seconds between SIGTERM and SIGKILL for runs that are to end when the launcher is left.
     """

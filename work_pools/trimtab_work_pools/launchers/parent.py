@@ -94,10 +94,10 @@ def _fork() -> int:
 def _become(channel: socket.socket, message: Message, order: Order) -> None:
     """In a child: say who it is, be set up, say so, and let go of the channel."""
     number = message.fields["id"]
-    pidfd = os.pidfd_open(os.getpid())
-    send(channel, "forked", (pidfd,), id=number, pid=os.getpid())
-    os.close(pidfd)
     try:
+        pidfd = os.pidfd_open(os.getpid())
+        send(channel, "forked", (pidfd,), id=number, pid=os.getpid())
+        os.close(pidfd)
         set_up(order, dict(zip(message.fields["stdio"], message.fds[1:], strict=True)))
         send(channel, "ready", id=number)
     except ConnectionError:

@@ -139,4 +139,5 @@ def run_engine(flow_run_id: str) -> None:
     # As in a new interpreter, where a module that imports the engine gets a second copy of it.
     sys.modules.pop(ENGINE, None)
     sys.argv[:] = [ENGINE]
+    sys.orig_argv[:] = [sys.executable, "-m", ENGINE]
     runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
