@@ -78,6 +78,15 @@ def test_a_gpu_is_given_to_one_run_and_a_lost_one_to_none(pool: Pool, tmp_path: 
     assert [pool.await_started(run_id)["CUDA_VISIBLE_DEVICES"] for run_id in later] == ["GPU-1", "GPU-1"]
 
 
+def test_a_run_that_cannot_be_forked_is_started_as_prefect_does(pool: Pool) -> None:
+    deployment = pool.deploy("hash", cpus=1)
+    pool.worker("only", node_cpus=1)
+    run_id = pool.run(deployment, job_variables={"resources": {"cpus": 1}, "env": {"PYTHONHASHSEED": "7"}})
+    pool.await_state(run_id, "Completed", 90)
+    assert [line["what"] for line in pool.lines(run_id)] == ["start", "end"]
+    assert "is started as a fresh process: PYTHONHASHSEED" in pool.logs()
+
+
 def test_a_demand_that_makes_no_sense_is_refused_or_shown(pool: Pool) -> None:
     with pytest.raises(PrefectHTTPStatusError, match="gpu_memory"):
         pool.deploy("typo", gpus=1, gpu_memory=5)

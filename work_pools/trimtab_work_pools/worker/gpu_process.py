@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,12 @@ from prefect.workers.process import (
 from pydantic import Field
 
 from trimtab_work_pools.inventory import Nvml, host_node
+from trimtab_work_pools.launchers.errors import LaunchError, ParentUnfit
+from trimtab_work_pools.launchers.forking import ForkLauncher
 from trimtab_work_pools.resources import Node
 from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.drain import Drain
+from trimtab_work_pools.worker.forked import run_forked
 from trimtab_work_pools.worker.prefect_hooks import Entry
 from trimtab_work_pools.worker.resources_form import Resources
 
@@ -70,6 +74,7 @@ class GpuProcessWorker(ProcessWorker):
         self._nvml = Nvml()
         self._said: set[str] = set()
         host_node()  # a wrong setting is said before anything is started
+        self._launcher = await self._open_launcher()
         await super().setup()
         self._dispatcher = Dispatcher(
             self.name, self._work_pool_name, self.client, set(self._work_queues), self._read_node
@@ -81,6 +86,17 @@ class GpuProcessWorker(ProcessWorker):
         for claim in self._dispatcher.adopted():
             self._runs_task_group.start_soon(self._dispatcher.await_adopted, claim)
         self._runs_task_group.start_soon(self._listen)
+
+    async def _open_launcher(self) -> ForkLauncher | None:
+        """None where runs are started as Prefect does: with TRIMTAB_LAUNCH=process, or where forking is not safe."""
+        if os.environ.get("TRIMTAB_LAUNCH", "fork") != "fork":
+            return None
+        launcher = ForkLauncher(leave_running=True)
+        try:
+            return await launcher.__aenter__()
+        except (ParentUnfit, OSError) as error:
+            self._logger.warning("Runs are started as fresh processes, which takes longer: %s", error)
+            return None
 
     def _read_node(self) -> Node:
         """This host now. GPUs are read by NVML in milliseconds; what it could not read is said once."""
@@ -96,6 +112,9 @@ class GpuProcessWorker(ProcessWorker):
             with contextlib.suppress(Exception):  # the server may be the reason why it stops
                 await self._dispatcher.withdraw()
         await super().teardown(*exc_info)
+        if self._launcher is not None:
+            with anyio.CancelScope(shield=True):
+                await self._launcher.__aexit__(None, None, None)
 
     async def _listen(self) -> None:
         """Plans as soon as something has happened, rather than at the next poll."""
@@ -151,6 +170,12 @@ class GpuProcessWorker(ProcessWorker):
     ) -> ProcessWorkerResult:
         configuration.env |= self._dispatcher.environment(flow_run.id)
         status = _Started(task_status, lambda pid: self._dispatcher.started(flow_run.id, pid))
+        # A command of the user's own is a process of its own; else the one that is forked has Prefect imported already.
+        if self._launcher is not None and not configuration._command_configured:
+            try:
+                return await run_forked(self._launcher, flow_run, configuration, status)
+            except LaunchError as refused:
+                self._logger.warning("Run %s is started as a fresh process: %s", flow_run.id, refused)
         return await super().run(flow_run, configuration, status)
 
 

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun
+from prefect.flows import load_flow_from_flow_run
+from prefect.runner._control_channel import ControlChannel
+from prefect.runner._flow_run_executor import FlowRunExecutionResult, FlowRunExecutorContext
+from prefect.runner._process_manager import ProcessHandle
+from prefect.settings.context import get_current_settings
 from prefect.workers.base import BaseWorker
 
-__all__ = ["OVERRIDDEN", "USED", "Entry"]
+__all__ = [
+    "OVERRIDDEN",
+    "ControlChannel",
+    "Entry",
+    "FlowRunExecutionResult",
+    "FlowRunExecutorContext",
+    "ProcessHandle",
+    "engine_environment",
+    "load_flow_from_flow_run",
+    "missing",
+]
 
 OVERRIDDEN = (
     "_get_scheduled_flow_runs",
@@ -15,9 +32,6 @@ OVERRIDDEN = (
     "_submit_run_and_capture_errors",
 )
 """Methods of BaseWorker that GpuProcessWorker replaces or wraps."""
-
-USED = ("_submit_scheduled_flow_runs", "_runs_task_group", "_scheduled_task_scopes", "_work_queues", "_work_pool_name")
-"""Names that it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +44,21 @@ class Entry:
 def missing(worker: type[BaseWorker]) -> list[str]:  # type: ignore[type-arg]
     """Names of OVERRIDDEN that Prefect's class does not have any more."""
     return [name for name in OVERRIDDEN if not hasattr(worker, name)]
+
+
+def engine_environment(run_id: UUID, channel: ControlChannel | None) -> dict[str, str]:
+    """What `prefect.engine` is told beside the run's own environment, as EngineCommandStarter tells it.
+
+    Cancelling and crash hooks are the executor's. Without a control channel a run is cancelled by its signal only.
+    """
+    env = {name: value for name, value in _settings().items() if value is not None}
+    env |= {"PREFECT__FLOW_RUN_ID": str(run_id), "PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "false"}
+    if channel is not None:
+        with contextlib.suppress(RuntimeError):  # it could not open its socket
+            port, token = channel.register(run_id)
+            env |= {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
+    return env
+
+
+def _settings() -> dict[str, str]:
+    return get_current_settings().to_environment_variables(exclude_unset=True)
