@@ -14,14 +14,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from botocore.exceptions import ClientError
+
 from trimtab_blocks.errors import StoreUnavailable
 from trimtab_blocks.s3_claims import Claim, claimed
-from trimtab_blocks.s3_errors import REQUEST_ERRORS, said
+from trimtab_blocks.s3_errors import REQUEST_ERRORS, code_of, said
 from trimtab_blocks.s3_requests import Requests
 
 __all__ = ["Source", "Stored", "Target", "download", "upload", "upload_in_parts"]
@@ -66,7 +69,7 @@ class Stored:
 
     @classmethod
     def of(cls, answer: dict[str, Any]) -> Stored:
-        """From the answer to a HEAD or to a GET of the whole object."""
+        """From the answer to a HEAD or a GET; with a range, the size is that of the range."""
         ours = answer.get("Metadata", {})
         return cls(int(said(answer, "ContentLength")), str(said(answer, "ETag")), ours.get(SHA256), ours.get(WRITER))
 
@@ -183,26 +186,29 @@ def download(target: Target, ask: Requests, sink: Sink) -> tuple[Stored, str]:
     """
     stored, data = ask(lambda: _first(target))
     digest = hashlib.sha256()
-    pieces = iter([data]) if data is not None else _pieces(target, ask, stored)
-    for piece in pieces:
+    for piece in chain([data], _pieces(target, ask, stored, len(data))):
         digest.update(piece)
         sink.write(piece)
     return stored, digest.hexdigest()
 
 
-def _first(target: Target) -> tuple[Stored, bytes | None]:
-    """A small object comes with the first answer; of a large one only what is said of it is taken."""
-    answer = target.client.get_object(**target.address, ChecksumMode="ENABLED")
-    stored, body = Stored.of(answer), answer["Body"]
-    if stored.size > target.part_bytes:
-        said({"a byte": True} if body.read(1) else {}, "a byte")  # else the head broke off, and may lack our metadata
-        body.close()
-        return stored, None
-    return stored, body.read()
+def _first(target: Target) -> tuple[Stored, bytes]:
+    """What the server says of an object, and its first part: all of it, mostly."""
+    span = {"Range": f"bytes=0-{target.part_bytes - 1}"}
+    try:
+        answer = target.client.get_object(**target.address, **span)
+    except ClientError as error:
+        if code_of(error) != "InvalidRange":
+            raise
+        answer = target.client.get_object(**target.address)  # nothing is the one size without a first byte
+    stored, data = Stored.of(answer), answer["Body"].read()
+    if "ContentRange" in answer:
+        stored = replace(stored, size=int(answer["ContentRange"].rpartition("/")[2]))
+    return stored, data
 
 
-def _pieces(target: Target, ask: Requests, stored: Stored) -> Iterator[bytes]:
-    """The object in order, fetched some parts ahead, all of the one version that was found."""
+def _pieces(target: Target, ask: Requests, stored: Stored, begin: int) -> Iterator[bytes]:
+    """The rest of the object in order, fetched some parts ahead, all of the one version that was found."""
 
     def fetch(start: int) -> bytes:
         span = f"bytes={start}-{min(start + target.part_bytes, stored.size) - 1}"
@@ -214,7 +220,7 @@ def _pieces(target: Target, ask: Requests, stored: Stored) -> Iterator[bytes]:
         return ask(lambda: fetch(start))
 
     with ThreadPoolExecutor(target.parallel, "s3-down") as pool:
-        yield from _in_order(pool, patiently, range(0, stored.size, target.part_bytes), target.parallel)
+        yield from _in_order(pool, patiently, range(begin, stored.size, target.part_bytes), target.parallel)
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], bytes], over: range, ahead: int) -> Iterator[bytes]:
