@@ -80,7 +80,8 @@ class Source:
     def __init__(self, data: bytes | Path) -> None:
         self._data = data
         self._file = data.open("rb") if isinstance(data, Path) else None
-        self.size = os.fstat(self._file.fileno()).st_size if self._file else len(data)  # type: ignore[arg-type]
+        self._found = os.fstat(self._file.fileno()) if self._file else None
+        self.size = self._found.st_size if self._found else len(data)  # type: ignore[arg-type]
 
     def __enter__(self) -> Source:
         return self
@@ -88,6 +89,13 @@ class Source:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._file:
             self._file.close()
+
+    def changed(self) -> bool:
+        """Whether the file was written to since it was opened."""
+        if not (self._file and self._found):
+            return False
+        now = os.fstat(self._file.fileno())
+        return (now.st_size, now.st_mtime_ns) != (self._found.st_size, self._found.st_mtime_ns)
 
     def piece(self, offset: int, length: int) -> bytes:
         """That many bytes, or what is left of them."""
@@ -102,7 +110,6 @@ class _Part:
     number: int
     offset: int
     length: int
-    crc32: int
 
 
 def upload(target: Target, ask: Requests, source: Source, writer: str) -> None:
@@ -142,6 +149,8 @@ def upload_in_parts(target: Target, ask: Requests, source: Source, writer: str) 
     try:
         with ThreadPoolExecutor(target.parallel, "s3-up") as pool:
             sent = list(pool.map(lambda part: _send(target, ask, source, part, address), parts))
+        if source.changed():
+            raise StoreUnavailable(f"{ask.what}: the file was changed while it was being stored; write it again")
         with claimed(target.claim, ask, writer):
             ask(
                 lambda: target.client.complete_multipart_upload(
@@ -155,24 +164,19 @@ def upload_in_parts(target: Target, ask: Requests, source: Source, writer: str) 
 
 
 def _scan(source: Source, part_bytes: int) -> tuple[str, list[_Part]]:
-    """SHA-256 of the whole, and the parts with a checksum each, in one pass."""
-    whole, parts = hashlib.sha256(), []
-    for number, start in enumerate(range(0, source.size, part_bytes), 1):
-        length, crc32 = min(part_bytes, source.size - start), 0
-        for offset in range(start, start + length, _SCAN_BYTES):
-            piece = source.piece(offset, min(_SCAN_BYTES, start + length - offset))
-            whole.update(piece)
-            crc32 = zlib.crc32(piece, crc32)
-        parts.append(_Part(number, start, length, crc32))
+    """SHA-256 of the whole, and the parts."""
+    whole = hashlib.sha256()
+    for offset in range(0, source.size, _SCAN_BYTES):
+        whole.update(source.piece(offset, _SCAN_BYTES))
+    starts = range(0, source.size, part_bytes)
+    parts = [_Part(number, at, min(part_bytes, source.size - at)) for number, at in enumerate(starts, 1)]
     return whole.hexdigest(), parts
 
 
 def _send(target: Target, ask: Requests, source: Source, part: _Part, address: dict[str, Any]) -> dict[str, Any]:
     """One part; what the completion has to say of it."""
     data = source.piece(part.offset, part.length)
-    if zlib.crc32(data) != part.crc32:
-        raise StoreUnavailable(f"{ask.what}: the file was changed while it was being stored; write it again")
-    checksum = b64encode(part.crc32.to_bytes(4, "big")).decode()
+    checksum = b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
     sending = {**address, "PartNumber": part.number, "Body": data, "ChecksumCRC32": checksum}
     etag = ask(lambda: said(target.client.upload_part(**sending), "ETag"))
     return {"PartNumber": part.number, "ETag": etag, "ChecksumCRC32": checksum}
