@@ -14,14 +14,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from botocore.exceptions import ClientError
+
 from trimtab_blocks.errors import StoreUnavailable
 from trimtab_blocks.s3_claims import Claim, claimed
-from trimtab_blocks.s3_errors import REQUEST_ERRORS, said
+from trimtab_blocks.s3_errors import REQUEST_ERRORS, code_of, said
 from trimtab_blocks.s3_requests import Requests
 
 __all__ = ["Source", "Stored", "Target", "download", "upload", "upload_in_parts"]
@@ -66,7 +69,7 @@ class Stored:
 
     @classmethod
     def of(cls, answer: dict[str, Any]) -> Stored:
-        """From the answer to a HEAD or to a GET of the whole object."""
+        """From the answer to a HEAD or a GET; with a range, the size is that of the range."""
         ours = answer.get("Metadata", {})
         return cls(int(said(answer, "ContentLength")), str(said(answer, "ETag")), ours.get(SHA256), ours.get(WRITER))
 
@@ -77,7 +80,8 @@ class Source:
     def __init__(self, data: bytes | Path) -> None:
         self._data = data
         self._file = data.open("rb") if isinstance(data, Path) else None
-        self.size = os.fstat(self._file.fileno()).st_size if self._file else len(data)  # type: ignore[arg-type]
+        self._found = os.fstat(self._file.fileno()) if self._file else None
+        self.size = self._found.st_size if self._found else len(data)  # type: ignore[arg-type]
 
     def __enter__(self) -> Source:
         return self
@@ -85,6 +89,13 @@ class Source:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._file:
             self._file.close()
+
+    def changed(self) -> bool:
+        """Whether the file was written to since it was opened."""
+        if not (self._file and self._found):
+            return False
+        now = os.fstat(self._file.fileno())
+        return (now.st_size, now.st_mtime_ns) != (self._found.st_size, self._found.st_mtime_ns)
 
     def piece(self, offset: int, length: int) -> bytes:
         """That many bytes, or what is left of them."""
@@ -99,7 +110,6 @@ class _Part:
     number: int
     offset: int
     length: int
-    crc32: int
 
 
 def upload(target: Target, ask: Requests, source: Source, writer: str) -> None:
@@ -139,6 +149,8 @@ def upload_in_parts(target: Target, ask: Requests, source: Source, writer: str) 
     try:
         with ThreadPoolExecutor(target.parallel, "s3-up") as pool:
             sent = list(pool.map(lambda part: _send(target, ask, source, part, address), parts))
+        if source.changed():
+            raise StoreUnavailable(f"{ask.what}: the file was changed while it was being stored; write it again")
         with claimed(target.claim, ask, writer):
             ask(
                 lambda: target.client.complete_multipart_upload(
@@ -152,24 +164,19 @@ def upload_in_parts(target: Target, ask: Requests, source: Source, writer: str) 
 
 
 def _scan(source: Source, part_bytes: int) -> tuple[str, list[_Part]]:
-    """SHA-256 of the whole, and the parts with a checksum each, in one pass."""
-    whole, parts = hashlib.sha256(), []
-    for number, start in enumerate(range(0, source.size, part_bytes), 1):
-        length, crc32 = min(part_bytes, source.size - start), 0
-        for offset in range(start, start + length, _SCAN_BYTES):
-            piece = source.piece(offset, min(_SCAN_BYTES, start + length - offset))
-            whole.update(piece)
-            crc32 = zlib.crc32(piece, crc32)
-        parts.append(_Part(number, start, length, crc32))
+    """SHA-256 of the whole, and the parts."""
+    whole = hashlib.sha256()
+    for offset in range(0, source.size, _SCAN_BYTES):
+        whole.update(source.piece(offset, _SCAN_BYTES))
+    starts = range(0, source.size, part_bytes)
+    parts = [_Part(number, at, min(part_bytes, source.size - at)) for number, at in enumerate(starts, 1)]
     return whole.hexdigest(), parts
 
 
 def _send(target: Target, ask: Requests, source: Source, part: _Part, address: dict[str, Any]) -> dict[str, Any]:
     """One part; what the completion has to say of it."""
     data = source.piece(part.offset, part.length)
-    if zlib.crc32(data) != part.crc32:
-        raise StoreUnavailable(f"{ask.what}: the file was changed while it was being stored; write it again")
-    checksum = b64encode(part.crc32.to_bytes(4, "big")).decode()
+    checksum = b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
     sending = {**address, "PartNumber": part.number, "Body": data, "ChecksumCRC32": checksum}
     etag = ask(lambda: said(target.client.upload_part(**sending), "ETag"))
     return {"PartNumber": part.number, "ETag": etag, "ChecksumCRC32": checksum}
@@ -183,26 +190,29 @@ def download(target: Target, ask: Requests, sink: Sink) -> tuple[Stored, str]:
     """
     stored, data = ask(lambda: _first(target))
     digest = hashlib.sha256()
-    pieces = iter([data]) if data is not None else _pieces(target, ask, stored)
-    for piece in pieces:
+    for piece in chain([data], _pieces(target, ask, stored, len(data))):
         digest.update(piece)
         sink.write(piece)
     return stored, digest.hexdigest()
 
 
-def _first(target: Target) -> tuple[Stored, bytes | None]:
-    """A small object comes with the first answer; of a large one only what is said of it is taken."""
-    answer = target.client.get_object(**target.address, ChecksumMode="ENABLED")
-    stored, body = Stored.of(answer), answer["Body"]
-    if stored.size > target.part_bytes:
-        said({"a byte": True} if body.read(1) else {}, "a byte")  # else the head broke off, and may lack our metadata
-        body.close()
-        return stored, None
-    return stored, body.read()
+def _first(target: Target) -> tuple[Stored, bytes]:
+    """What the server says of an object, and its first part: all of it, mostly."""
+    span = {"Range": f"bytes=0-{target.part_bytes - 1}"}
+    try:
+        answer = target.client.get_object(**target.address, **span)
+    except ClientError as error:
+        if code_of(error) != "InvalidRange":
+            raise
+        answer = target.client.get_object(**target.address)  # nothing is the one size without a first byte
+    stored, data = Stored.of(answer), answer["Body"].read()
+    if "ContentRange" in answer:
+        stored = replace(stored, size=int(answer["ContentRange"].rpartition("/")[2]))
+    return stored, data
 
 
-def _pieces(target: Target, ask: Requests, stored: Stored) -> Iterator[bytes]:
-    """The object in order, fetched some parts ahead, all of the one version that was found."""
+def _pieces(target: Target, ask: Requests, stored: Stored, begin: int) -> Iterator[bytes]:
+    """The rest of the object in order, fetched some parts ahead, all of the one version that was found."""
 
     def fetch(start: int) -> bytes:
         span = f"bytes={start}-{min(start + target.part_bytes, stored.size) - 1}"
@@ -214,7 +224,7 @@ def _pieces(target: Target, ask: Requests, stored: Stored) -> Iterator[bytes]:
         return ask(lambda: fetch(start))
 
     with ThreadPoolExecutor(target.parallel, "s3-down") as pool:
-        yield from _in_order(pool, patiently, range(0, stored.size, target.part_bytes), target.parallel)
+        yield from _in_order(pool, patiently, range(begin, stored.size, target.part_bytes), target.parallel)
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], bytes], over: range, ahead: int) -> Iterator[bytes]:
