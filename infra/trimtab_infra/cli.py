@@ -177,6 +177,40 @@ def lineage(
 
 
 @app.command()
+def fleet(
+    pool: Annotated[str, typer.Argument(help="Work pool of type gpu-process, on the server of PREFECT_API_URL.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Show it live, until Ctrl-C.")] = False,
+) -> None:
+    """Show the nodes that the workers of a pool advertise, and what of them is free."""
+    import asyncio
+
+    from rich.live import Live
+
+    from trimtab_infra.fleet import read_fleet
+
+    view = asyncio.run(read_fleet(pool))
+    if not watch:
+        out.print(view.shown())
+        return
+    with Live(view.shown(), console=out, auto_refresh=False) as screen:
+        while True:
+            time.sleep(2)
+            screen.update(asyncio.run(read_fleet(pool)).shown(), refresh=True)
+
+
+@app.command()
+def why(
+    run: Annotated[str, typer.Argument(help="Id or name of a flow run, on the server of PREFECT_API_URL.")],
+) -> None:
+    """Say in full why a run waits, and what it waits for."""
+    import asyncio
+
+    from trimtab_infra.fleet import why as explain
+
+    out.print(escape(asyncio.run(explain(run))))
+
+
+@app.command()
 def replay(
     run: Annotated[str, typer.Argument(help="MLflow run id, Prefect flow-run id, or model/version (flights/3).")],
     state: StateOption = STATE,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 
 import psutil
@@ -24,6 +27,22 @@ pytestmark = pytest.mark.timeout(300)
 def test_prefect_still_has_what_the_worker_relies_on() -> None:
     assert prefect_hooks.missing(BaseWorker) == []
     assert BaseWorker.get_worker_class_from_type("gpu-process") is GpuProcessWorker
+
+
+def said(pool: Pool, *command: str) -> str:
+    """What `trimtab` prints; wide, so that a table is not cut."""
+    program = str(Path(sys.executable).parent / "trimtab")
+    env = {**pool.env, "COLUMNS": "250"}
+    return subprocess.run([program, *command], env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.parametrize("command", [["fleet", "nowhere"], ["why", "nobody"], ["why", str(uuid.UUID(int=1))]])
+def test_what_is_not_there_is_said(pool: Pool, command: list[str]) -> None:
+    program = str(Path(sys.executable).parent / "trimtab")
+    done = subprocess.run([program, *command], env=pool.env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert command[1] in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("ahead", [5, pytest.param(210, marks=pytest.mark.long)])
@@ -53,6 +72,13 @@ def test_runs_go_where_they_fit_and_say_why_they_wait(pool: Pool, ahead: int) ->
     tables = until(lambda: pool.client._client.post("/artifacts/filter", json=body).json(), 30, "the fleet's table")
     assert len(tables) == 1
     assert {row["node"] for row in json.loads(tables[0]["data"])} <= {"large", "small"}
+    fleet = until(lambda: "2 nodes" in (shown := said(pool, "fleet", pool.name)) and shown, 30, "a fleet of two")
+    assert "region=eu" in fleet
+    assert f"{ahead} runs waiting" in fleet
+    answer = said(pool, "why", hopeless[0])
+    assert "needs 1 GPU; the node has none" in answer
+    assert "ask for less or add a node" in answer
+    assert "Completed" in said(pool, "why", pool.state(large).name)
 
 
 def test_a_gpu_is_given_to_one_run_and_a_lost_one_to_none(pool: Pool, tmp_path: Path) -> None:
@@ -71,8 +97,8 @@ def test_a_gpu_is_given_to_one_run_and_a_lost_one_to_none(pool: Pool, tmp_path: 
     assert {start["CUDA_VISIBLE_DEVICES"] for start, _, _ in spans} == {"GPU-0", "GPU-1"}
     for start, _, _ in spans:
         at_once = [s for s in spans if s[0]["at_s"] <= start["at_s"] < s[1]["at_s"]]
-        for uuid in ("GPU-0", "GPU-1"):
-            assert sum(share for one, _, share in at_once if one["CUDA_VISIBLE_DEVICES"] == uuid) <= 1.0
+        for device in ("GPU-0", "GPU-1"):
+            assert sum(share for one, _, share in at_once if one["CUDA_VISIBLE_DEVICES"] == device) <= 1.0
     machine.show(f"{gpus[0]} lost=1", gpus[1])
     later = [pool.run(whole) for _ in range(2)]
     assert [pool.await_started(run_id)["CUDA_VISIBLE_DEVICES"] for run_id in later] == ["GPU-1", "GPU-1"]

@@ -39,6 +39,7 @@ _ADVERTISED_S = 30.0
 _SAID_AT_ONCE = 25
 """Runs that are told why they wait in one round: each costs two calls."""
 _SAY_AGAIN_S = 20.0
+_PEERS_AGAIN_S = _QUEUES_AGAIN_S = 5.0
 _READ_AGAIN_S = 30.0
 """The policy, and the job variables of deployments, are read this often."""
 
@@ -68,6 +69,10 @@ class Dispatcher:
         self._advertised: tuple[float, str] = (0.0, "")
         self._said: dict[str, tuple[float, str]] = {}
         self._read_again_s = 0.0
+        self._queue_priorities: dict[str, int] = {}
+        self._queues_read_s = self._peers_read_s = 0.0
+        self._peers_changed = True
+        self._advertised_by_peers: list[Advertisement] = []
         self._logger = get_logger("trimtab.worker")
 
     # --- starting and stopping ---
@@ -109,10 +114,7 @@ class Dispatcher:
             ledger = self._ledger()
             await self._advertise(ledger)
             waiting = await self._queue(prefetch_s)
-            advertised, problems = await self._control.advertisements()
-            for problem in problems:
-                self._logger.warning("%s; it is ignored", problem)
-            peers = [one for one in advertised if one.worker != self._worker]
+            peers = await self._peers()
             fleet = current([*peers, self._advertisement(ledger)], self._now_s())
             queued = [one.queued for one in waiting if one.queued is not None]
             picked = pick(ledger.node.name, fleet, queued, self._policy, self._now_s())
@@ -121,12 +123,23 @@ class Dispatcher:
                 room = left if room is None else min(room, left)
             runs = self._claim(ledger, picked, queued, room)
             found = [one.flow_run for run_id in runs for one in waiting if str(one.flow_run.id) == run_id]
-            if runs:
-                await self._advertise(self._ledger())
             self._make_way(picked)
-            if fleet[0].worker == self._worker:  # one of all does what is to be done once
+            if runs:
+                self.wake()  # what was picked starts first; peers and people are told in the round after
+            elif fleet[0].worker == self._worker:  # one of all does what is to be done once
                 await self._tell(waiting, picked, fleet)
             return found
+
+    async def _peers(self) -> list[Advertisement]:
+        """What the others advertise: read when one has announced a change, and every few seconds."""
+        if self._peers_changed or self._now_s() - self._peers_read_s > _PEERS_AGAIN_S:
+            self._peers_changed = False
+            advertised, problems = await self._control.advertisements()
+            for problem in problems:
+                self._logger.warning("%s; it is ignored", problem)
+            self._advertised_by_peers = [one for one in advertised if one.worker != self._worker]
+            self._peers_read_s = self._now_s()
+        return self._advertised_by_peers
 
     async def _queue(self, prefetch_s: float) -> list[Waiting]:
         if self._now_s() - self._read_again_s > _READ_AGAIN_S:
@@ -136,8 +149,10 @@ class Dispatcher:
                 self._policy = await self._control.policy()
             except PolicyError as error:
                 self._logger.error("%s. The policy of before is kept.", error)
-        queues = await self._control.queue_priorities(self._queues)
-        return await self._control.waiting(prefetch_s, queues)
+        if self._now_s() - self._queues_read_s > _QUEUES_AGAIN_S:
+            self._queue_priorities = await self._control.queue_priorities(self._queues)
+            self._queues_read_s = self._now_s()
+        return await self._control.waiting(prefetch_s, self._queue_priorities)
 
     def _claim(self, ledger: Ledger, picked: Picked, queued: list[Queued], room: int | None) -> list[str]:
         """Claims the devices of what is to start; what another worker on this host has taken meanwhile is left."""
@@ -264,7 +279,10 @@ class Dispatcher:
     async def listen(self) -> None:
         """Wakes the planner on news of runs and of nodes, for as long as it runs."""
         async for event in subscribed():
-            if event.event != NODE_CHANGED or event.resource.id != f"trimtab.node.{self._worker}":
+            if event.event != NODE_CHANGED:
+                self.wake()
+            elif event.resource.id != f"trimtab.node.{self._worker}":
+                self._peers_changed = True
                 self.wake()
 
     async def _advertise(self, ledger: Ledger, force: bool = False) -> None:
