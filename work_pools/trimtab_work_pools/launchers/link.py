@@ -147,7 +147,8 @@ class ParentLink:
 
     def _abandon(self, launch: _Launch) -> None:
         """Nobody waits for it any more: it must not run. If it is not there yet, it is killed when it is."""
-        launch.ready.cancel()
+        if not launch.ready.cancel() and not launch.ready.cancelled():
+            launch.ready.exception()  # is seen with this, or asyncio would report it as missed
         if launch.run is not None:
             launch.run.send_signal(signal.SIGKILL)
 
