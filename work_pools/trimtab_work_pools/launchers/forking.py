@@ -61,6 +61,7 @@ class ForkLauncher:
         self._refused: dict[str, str] = {}
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._link: ParentLink | None = None
+        self._open = False
         self._starting = asyncio.Lock()
         self._runs: set[ForkedRun] = set()
 
@@ -80,6 +81,7 @@ class ForkLauncher:
             raise ParentUnfit(f"forking needs Linux, and this is {sys.platform}")
         if self._state_dir is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="trimtab-launcher-")
+        self._open = True
         try:
             await self._parent()
         except BaseException:
@@ -131,12 +133,16 @@ class ForkLauncher:
         Args:
             leave_running: runs go on, without anybody who waits for them.
         """
+        self._open = False
         if not leave_running:
             await self._end_runs()
         async with self._starting:
-            if self._link is not None:
-                await self._link.close()
-                self._link = None
+            link, self._link = self._link, None
+            if link is not None:
+                await link.close()
+                self._runs |= set(link.runs)
+        if not leave_running:
+            await self._end_runs()  # those that were on their way
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None
@@ -156,6 +162,8 @@ class ForkLauncher:
     async def _parent(self) -> ParentLink:
         """The parent, a new one if it has died."""
         async with self._starting:
+            if not self._open:
+                raise ParentUnfit("the launcher is not open; use it as `async with ForkLauncher() as launcher`")
             if self._link is not None and self._link.lost.is_set():
                 await self._link.close()
                 self._link = None
@@ -165,10 +173,7 @@ class ForkLauncher:
             return self._link
 
     def _home(self) -> Path:
-        folder = self._state_dir or (self._temporary and Path(self._temporary.name))
-        if not folder:
-            raise ParentUnfit("the launcher is not open; use it as `async with ForkLauncher() as launcher`")
-        home = folder / "launcher"
+        home = (self._state_dir or Path(self._temporary.name if self._temporary else "")) / "launcher"
         home.mkdir(parents=True, exist_ok=True)
         return home
 
