@@ -3,8 +3,8 @@
 A child runs the module `prefect.engine` as `python -m prefect.engine` does, in a process that looks like a new
 interpreter: see `child.py` for what is made new, and `NeedsFreshInterpreter` for what cannot be. Linux only.
 
-From `launch` to the first line of a flow, median of 20 (least, most), in turns, on 2 cores that other work kept busy
-(load 4 to 5): 0.37 s (0.23, 0.99) forked, 2.00 s (1.36, 3.47) with `python -m prefect.engine`. Again with
+From `launch` to the first line of a flow, median of 20 (least, most), in turns, on 2 cores: 0.26 s (0.22, 0.86) forked,
+1.47 s (1.36, 1.70) with `python -m prefect.engine`; with other work on the cores (load 5) 0.37 s and 2.00 s. Again with
 
     pytest tests/work_pools/launchers/test_forking.py -m long -s
 """
