@@ -151,7 +151,8 @@ def test_the_first_line_comes_sooner(server: Any, launcher: ForkLauncher, loop: 
         asked = time.time()
         run, said = await speaking(start, run_id, env)
         line = float(await said.readline())
-        assert await run.wait() == 0
+        run.send_signal(signal.SIGKILL)
+        assert await run.wait() == -signal.SIGKILL
         return line - asked
 
     seconds: dict[str, list[float]] = {"fork": [], "stock": []}

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from trimtab_work_pools.launchers.errors import LaunchFailed, ParentUnfit
+from trimtab_work_pools.launchers.errors import LaunchError, LaunchFailed, ParentUnfit
 from trimtab_work_pools.launchers.forked_run import EXIT_UNKNOWN, ForkedRun
 from trimtab_work_pools.launchers.forking import ForkLauncher
 
@@ -117,6 +117,23 @@ def test_a_clean_stop_ends_runs_unless_asked(
 
     ended = loop.run(story())
     assert ended == ((5 if TELLS_ALL else EXIT_UNKNOWN) if leave_running else -signal.SIGTERM)
+
+
+def test_a_stop_amid_launches_leaves_no_run(server: Any, loop: asyncio.Runner) -> None:
+    runs = [server.run("empty") for _ in range(6)]
+
+    async def story() -> list[ForkedRun | BaseException]:
+        async with ForkLauncher() as launcher:
+            launches = [asyncio.ensure_future(launcher.launch(*run)) for run in runs]
+            await launches[0]
+        return await asyncio.gather(*launches, return_exceptions=True)
+
+    for outcome, (run_id, _) in zip(loop.run(story()), runs, strict=True):
+        if isinstance(outcome, ForkedRun):
+            assert outcome.returncode is not None
+        else:
+            assert isinstance(outcome, LaunchError)
+            assert server.state(run_id) == "Pending"
 
 
 ONE_RUN = """

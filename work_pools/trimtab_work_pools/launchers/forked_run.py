@@ -82,9 +82,9 @@ class ForkedRun:
 
     def _look(self, pidfd: int, left: int) -> None:
         """It has ended; its exit status is there as soon as somebody (init) has reaped it."""
-        self._loop.remove_reader(pidfd)
         if self._code.done():
-            return
+            return  # and the descriptor is closed, its number perhaps another's
+        self._loop.remove_reader(pidfd)
         if (code := _exit_code(pidfd)) is not None:
             self.ended(code)
         elif left and not _reaped(pidfd):

@@ -32,6 +32,9 @@ _STARTS_WITHIN_S, _ENDS_WITHIN_S = 120, 10
 #: Seconds in which a child is set up; 0.1 is usual. Plugins of Prefect, and slow disks, are what may take longer.
 _SET_UP_WITHIN_S = 60
 
+#: Seconds until the next try, where the parent is some hundred orders behind.
+_FULL_S = 0.01
+
 _PARENT = "trimtab_work_pools.launchers.parent"
 
 
@@ -124,7 +127,11 @@ class ParentLink:
 
     async def close(self) -> None:
         """Let the parent go; its children go on, and their ends are still noticed."""
-        self._lose()
+        if not self.lost.is_set():
+            # From here on a child that is being set up cannot say that it is ready, and gives up; those that said
+            # so are heard. So a launch has either a run or none.
+            self.channel.shutdown(socket.SHUT_RD)
+            self._hear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.process.wait(), _ENDS_WITHIN_S)
             return
@@ -137,7 +144,7 @@ class ParentLink:
             while not self.lost.is_set():
                 with contextlib.suppress(BlockingIOError):
                     return send(self.channel, "launch", (file, *stdio.values()), id=number, stdio=list(stdio))
-                await _writable(self.channel)
+                await asyncio.sleep(_FULL_S)
             raise ParentLost
         except ConnectionError as gone:
             self._hear()  # what it and its children said before it died
@@ -147,7 +154,8 @@ class ParentLink:
 
     def _abandon(self, launch: _Launch) -> None:
         """Nobody waits for it any more: it must not run. If it is not there yet, it is killed when it is."""
-        launch.ready.cancel()
+        if not launch.ready.cancel() and not launch.ready.cancelled():
+            launch.ready.exception()  # is seen with this, or asyncio would report it as missed
         if launch.run is not None:
             launch.run.send_signal(signal.SIGKILL)
 
@@ -213,16 +221,6 @@ class ParentLink:
 def _fail(launch: _Launch, why: Exception) -> None:
     if not launch.ready.done():
         launch.ready.set_exception(why)
-
-
-async def _writable(channel: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    room = asyncio.Event()
-    loop.add_writer(channel, room.set)
-    try:
-        await room.wait()
-    finally:
-        loop.remove_writer(channel)
 
 
 def parent_environment(home: Path) -> dict[str, str]:
