@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,7 +18,7 @@ from trimtab_work_pools.queue.gpu_rooms import Occupant, fleet_of, run_of
 from trimtab_work_pools.queue.workload import Fleet
 from trimtab_work_pools.resources import Inventory, Node
 
-__all__ = ["Advertisement", "AdvertisementError", "current", "fleet_from"]
+__all__ = ["Advertisement", "AdvertisementError", "current", "fleet_from", "later"]
 
 _PLAIN = 4000
 """Characters up to which an advertisement is written as JSON that people can read; a Prefect variable holds 5,000."""
@@ -67,6 +67,14 @@ def current(advertisements: Iterable[Advertisement], now_s: float) -> tuple[Adve
         if one.expires_s > now_s:
             latest[one.node.name] = one
     return tuple(latest[name] for name in sorted(latest))
+
+
+def later(on_server: Mapping[str, Advertisement], heard: Mapping[str, Advertisement]) -> dict[str, Advertisement]:
+    """By worker: what is on the server, or what was heard since. Who is not on the server any more has gone."""
+    newer = (
+        one for worker, one in heard.items() if worker in on_server and one.expires_s > on_server[worker].expires_s
+    )
+    return {**on_server, **{one.worker: one for one in newer}}
 
 
 def fleet_from(advertisements: Iterable[Advertisement]) -> Fleet:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from node_cases import read_node
 from strategies import demands, inventories
 
-from trimtab_work_pools.advertise import Advertisement, AdvertisementError, current
+from trimtab_work_pools.advertise import Advertisement, AdvertisementError, current, later
 from trimtab_work_pools.fit import Fit, fit
 from trimtab_work_pools.inventory import HostError, host_node
 from trimtab_work_pools.ledger import Holding, Ledger
@@ -104,6 +104,14 @@ def test_what_has_expired_counts_no_more_and_of_two_the_later() -> None:
     first, second = advertise(node, worker="w1", expires_s=NOW_S + 5), advertise(node, worker="w2", expires_s=NOW_S + 9)
     assert current([old], NOW_S) == ()
     assert current([second, advertise(other), old, first], NOW_S) == (second, advertise(other))
+
+
+def test_what_was_heard_since_is_later_than_what_is_on_the_server() -> None:
+    node = read_node("a", {})
+    read, heard = advertise(node), advertise(node, expires_s=NOW_S + 40)
+    assert later({"w-a": read}, {"w-a": heard}) == {"w-a": heard}
+    assert later({"w-a": heard}, {"w-a": read}) == {"w-a": heard}
+    assert later({}, {"w-a": heard}) == {}, "it has withdrawn"
 
 
 # --- picking ---

@@ -27,10 +27,10 @@ _RUNS = (
 _RETRY_S = 5.0
 
 
-async def announce(pool: str, worker: str) -> None:
-    """Tells all that this worker's node has changed."""
+def announce(pool: str, worker: str, advertisement: str = "") -> None:
+    """Tells all what this worker's node is like now; nothing: it is not offered any more. Sent in the background."""
     resource = {"prefect.resource.id": f"trimtab.node.{worker}", "prefect.resource.name": worker}
-    emit_event(NODE_CHANGED, resource, payload={"work_pool": pool})
+    emit_event(NODE_CHANGED, resource, payload={"work_pool": pool, "worker": worker, "advertisement": advertisement})
 
 
 async def subscribed() -> AsyncIterator[Event]:

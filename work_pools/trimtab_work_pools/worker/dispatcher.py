@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 from uuid import UUID
 
 import anyio
@@ -19,7 +20,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_logger
 
-from trimtab_work_pools.advertise import Advertisement, current
+from trimtab_work_pools.advertise import Advertisement, AdvertisementError, current, later
 from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import CapacityError, Node, Placement
@@ -66,13 +67,12 @@ class Dispatcher:
         self._wake = anyio.Event()
         self._draining = False
         self._left = anyio.Event()
-        self._advertised: tuple[float, str] = (0.0, "")
+        self._announced, self._published_s = "", 0.0
         self._said: dict[str, tuple[float, str]] = {}
         self._read_again_s = 0.0
         self._queue_priorities: dict[str, int] = {}
         self._queues_read_s = self._peers_read_s = 0.0
-        self._peers_changed = True
-        self._advertised_by_peers: list[Advertisement] = []
+        self._peers_by_name: dict[str, Advertisement] = {}
         self._logger = get_logger("trimtab.worker")
 
     # --- starting and stopping ---
@@ -98,8 +98,8 @@ class Dispatcher:
 
     async def withdraw(self) -> None:
         """No advertisement any more; peers plan without this node at once."""
+        announce(self._pool, self._worker)
         await self._control.withdraw(self._worker)
-        await announce(self._pool, self._worker)
 
     async def drain(self) -> None:
         """Nothing new is started here from now on; peers are told."""
@@ -131,15 +131,25 @@ class Dispatcher:
             return found
 
     async def _peers(self) -> list[Advertisement]:
-        """What the others advertise: read when one has announced a change, and every few seconds."""
-        if self._peers_changed or self._now_s() - self._peers_read_s > _PEERS_AGAIN_S:
-            self._peers_changed = False
+        """What the others advertise: as they announced it last, and every few seconds as it is on the server."""
+        if self._now_s() - self._peers_read_s > _PEERS_AGAIN_S:
+            self._peers_read_s = self._now_s()
             advertised, problems = await self._control.advertisements()
             for problem in problems:
                 self._logger.warning("%s; it is ignored", problem)
-            self._advertised_by_peers = [one for one in advertised if one.worker != self._worker]
-            self._peers_read_s = self._now_s()
-        return self._advertised_by_peers
+            self._peers_by_name = later({one.worker: one for one in advertised}, self._peers_by_name)
+        return [one for worker, one in self._peers_by_name.items() if worker != self._worker]
+
+    def _heard(self, payload: dict[str, Any]) -> None:
+        """A peer of this pool has announced itself, or that it goes."""
+        if payload.get("work_pool") != self._pool or payload.get("worker") == self._worker:
+            return
+        worker, text = str(payload.get("worker")), str(payload.get("advertisement") or "")
+        self._peers_by_name.pop(worker, None)
+        if text:
+            with contextlib.suppress(AdvertisementError):  # what is on the server is read soon
+                self._peers_by_name[worker] = Advertisement.from_text(text, f"the announcement of {worker}")
+        self.wake()
 
     async def _queue(self, prefetch_s: float) -> list[Waiting]:
         if self._now_s() - self._read_again_s > _READ_AGAIN_S:
@@ -279,23 +289,22 @@ class Dispatcher:
     async def listen(self) -> None:
         """Wakes the planner on news of runs and of nodes, for as long as it runs."""
         async for event in subscribed():
-            if event.event != NODE_CHANGED:
-                self.wake()
-            elif event.resource.id != f"trimtab.node.{self._worker}":
-                self._peers_changed = True
+            if event.event == NODE_CHANGED:
+                self._heard(event.payload)
+            else:
                 self.wake()
 
     async def _advertise(self, ledger: Ledger, force: bool = False) -> None:
-        """Renews the advertisement in time, and at once where something else than its time has changed."""
+        """Announces what has changed at once. Writes it down three times in its life, not at every change: a write
+        beside those of the run that starts would make SQLite refuse one of them."""
         advertisement = self._advertisement(ledger)
-        said_s, said = self._advertised
-        text = repr((advertisement.node, advertisement.holdings, advertisement.draining))
-        changed = force or text != said
-        if changed or self._now_s() - said_s >= _ADVERTISED_S / 3:
+        said = repr((advertisement.node, advertisement.holdings, advertisement.draining))
+        if force or said != self._announced:
+            self._announced = said
+            announce(self._pool, self._worker, advertisement.to_text())
+        if force or self._now_s() - self._published_s >= _ADVERTISED_S / 3:
+            self._published_s = self._now_s()
             await self._control.publish(advertisement)
-            self._advertised = (self._now_s(), text)
-        if changed:
-            await announce(self._pool, self._worker)
 
     def _advertisement(self, ledger: Ledger) -> Advertisement:
         expires_s = self._now_s() + _ADVERTISED_S
