@@ -11,7 +11,6 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 from uuid import UUID
 
 import anyio
@@ -20,27 +19,25 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_logger
 
-from trimtab_work_pools.advertise import Advertisement, AdvertisementError, current, later
+from trimtab_work_pools.advertise import Advertisement, current
 from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import CapacityError, Node, Placement
 from trimtab_work_pools.worker.announce import NODE_CHANGED, announce, subscribed
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
-from trimtab_work_pools.worker.fleet_table import FleetTableArtifact
 from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
+from trimtab_work_pools.worker.peers import Peers
 from trimtab_work_pools.worker.picking import Picked, Queued, pick
 from trimtab_work_pools.worker.pool_policy import PolicyError
 from trimtab_work_pools.worker.run_environment import run_environment
 from trimtab_work_pools.worker.stopping import Stopping
+from trimtab_work_pools.worker.telling import Telling
 
 __all__ = ["Dispatcher"]
 
 _ADVERTISED_S = 30.0
 """How long an advertisement is good; it is renewed three times as often."""
-_SAID_AT_ONCE = 25
-"""Runs that are told why they wait in one round: each costs two calls."""
-_SAY_AGAIN_S = 20.0
-_PEERS_AGAIN_S = _QUEUES_AGAIN_S = 5.0
+_QUEUES_AGAIN_S = 5.0
 _READ_AGAIN_S = 30.0
 """The policy, and the job variables of deployments, are read this often."""
 
@@ -60,7 +57,8 @@ class Dispatcher:
         self._worker, self._pool, self._queues = worker, pool, queues
         self._read_node, self._policy = read_node, Policy()
         self._control = ControlPlane(client, pool)
-        self._table = FleetTableArtifact(client, pool)
+        self._telling = Telling(self._control, client, pool)
+        self._peers = Peers(worker, pool, self._control)
         self._claims = HostClaims()
         self._mine: dict[str, HostClaim] = {}
         self._lock = anyio.Lock()
@@ -68,11 +66,9 @@ class Dispatcher:
         self._draining = False
         self._left = anyio.Event()
         self._announced, self._published_s = "", 0.0
-        self._said: dict[str, tuple[float, str]] = {}
         self._read_again_s = 0.0
         self._queue_priorities: dict[str, int] = {}
-        self._queues_read_s = self._peers_read_s = 0.0
-        self._peers_by_name: dict[str, Advertisement] = {}
+        self._queues_read_s = 0.0
         self._logger = get_logger("trimtab.worker")
 
     # --- starting and stopping ---
@@ -114,7 +110,7 @@ class Dispatcher:
             ledger = self._ledger()
             await self._advertise(ledger)
             waiting = await self._queue(prefetch_s)
-            peers = await self._peers()
+            peers = await self._peers.now()
             fleet = current([*peers, self._advertisement(ledger)], self._now_s())
             queued = [one.queued for one in waiting if one.queued is not None]
             picked = pick(ledger.node.name, fleet, queued, self._policy, self._now_s())
@@ -124,32 +120,12 @@ class Dispatcher:
             runs = self._claim(ledger, picked, queued, room)
             found = [one.flow_run for run_id in runs for one in waiting if str(one.flow_run.id) == run_id]
             self._make_way(picked)
+            self.stopping.press()
             if runs:
                 self.wake()  # what was picked starts first; peers and people are told in the round after
             elif fleet[0].worker == self._worker:  # one of all does what is to be done once
-                await self._tell(waiting, picked, fleet)
+                await self._telling.tell(waiting, picked.reasons(), fleet)
             return found
-
-    async def _peers(self) -> list[Advertisement]:
-        """What the others advertise: as they announced it last, and every few seconds as it is on the server."""
-        if self._now_s() - self._peers_read_s > _PEERS_AGAIN_S:
-            self._peers_read_s = self._now_s()
-            advertised, problems = await self._control.advertisements()
-            for problem in problems:
-                self._logger.warning("%s; it is ignored", problem)
-            self._peers_by_name = later({one.worker: one for one in advertised}, self._peers_by_name)
-        return [one for worker, one in self._peers_by_name.items() if worker != self._worker]
-
-    def _heard(self, payload: dict[str, Any]) -> None:
-        """A peer of this pool has announced itself, or that it goes."""
-        if payload.get("work_pool") != self._pool or payload.get("worker") == self._worker:
-            return
-        worker, text = str(payload.get("worker")), str(payload.get("advertisement") or "")
-        self._peers_by_name.pop(worker, None)
-        if text:
-            with contextlib.suppress(AdvertisementError):  # what is on the server is read soon
-                self._peers_by_name[worker] = Advertisement.from_text(text, f"the announcement of {worker}")
-        self.wake()
 
     async def _queue(self, prefetch_s: float) -> list[Waiting]:
         if self._now_s() - self._read_again_s > _READ_AGAIN_S:
@@ -289,9 +265,7 @@ class Dispatcher:
     async def listen(self) -> None:
         """Wakes the planner on news of runs and of nodes, for as long as it runs."""
         async for event in subscribed():
-            if event.event == NODE_CHANGED:
-                self._heard(event.payload)
-            else:
+            if event.event != NODE_CHANGED or self._peers.heard(event.payload):
                 self.wake()
 
     async def _advertise(self, ledger: Ledger, force: bool = False) -> None:
@@ -309,22 +283,6 @@ class Dispatcher:
     def _advertisement(self, ledger: Ledger) -> Advertisement:
         expires_s = self._now_s() + _ADVERTISED_S
         return Advertisement(self._worker, ledger.node, ledger.holdings, expires_s, self._draining)
-
-    async def _tell(self, waiting: list[Waiting], picked: Picked, fleet: tuple[Advertisement, ...]) -> None:
-        reasons = picked.reasons()
-        now_s = self._now_s()
-        left = _SAID_AT_ONCE
-        for one in waiting:
-            run_id = str(one.flow_run.id)
-            name, message = ("BadResources", one.problem) if one.problem else reasons.get(run_id, ("", ""))
-            said_s, said = self._said.get(run_id, (0.0, ""))
-            if left and name and said != message and now_s - said_s >= _SAY_AGAIN_S:
-                await self._control.say(one.flow_run, name, message)
-                self._said[run_id] = (now_s, message)
-                left -= 1
-        ids = {str(one.flow_run.id) for one in waiting}
-        self._said = {run_id: said for run_id, said in self._said.items() if run_id in ids}
-        await self._table.show(fleet, now_s)
 
     # --- this host ---
 

@@ -1,0 +1,44 @@
+"""Tells people: on each waiting run why it waits, and the fleet as a table. Done by one worker of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from prefect.client.orchestration import PrefectClient
+
+from trimtab_work_pools.advertise import Advertisement
+from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
+from trimtab_work_pools.worker.fleet_table import FleetTableArtifact
+
+__all__ = ["Telling"]
+
+_AT_ONCE = 25
+"""Runs that are told why they wait in one round: each costs two calls."""
+_AGAIN_S = 20.0
+
+
+class Telling:
+    """What has been said already, so that only what is new is said, and not too often."""
+
+    def __init__(self, control: ControlPlane, client: PrefectClient, pool: str) -> None:
+        self._control = control
+        self._table = FleetTableArtifact(client, pool)
+        self._said: dict[str, tuple[float, str]] = {}
+
+    async def tell(
+        self, waiting: Sequence[Waiting], reasons: Mapping[str, tuple[str, str]], fleet: tuple[Advertisement, ...]
+    ) -> None:
+        """`reasons`: run id -> (name of its state, sentence)."""
+        now_s = self._control.now_s()
+        left = _AT_ONCE
+        for one in waiting:
+            run_id = str(one.flow_run.id)
+            name, message = ("BadResources", one.problem) if one.problem else reasons.get(run_id, ("", ""))
+            said_s, said = self._said.get(run_id, (0.0, ""))
+            if left and name and said != message and now_s - said_s >= _AGAIN_S:
+                await self._control.say(one.flow_run, name, message)
+                self._said[run_id] = (now_s, message)
+                left -= 1
+        ids = {str(one.flow_run.id) for one in waiting}
+        self._said = {run_id: said for run_id, said in self._said.items() if run_id in ids}
+        await self._table.show(fleet, now_s)
