@@ -124,7 +124,7 @@ class Dispatcher:
             if runs:
                 self.wake()  # what was picked starts first; peers and people are told in the round after
             elif fleet[0].worker == self._worker:  # one of all does what is to be done once
-                await self._telling.tell(waiting, picked.reasons(), fleet)
+                await self._telling.tell(waiting, picked.reasons(), fleet, lambda: self._wake.is_set())
             return found
 
     async def _queue(self, prefetch_s: float) -> list[Waiting]:

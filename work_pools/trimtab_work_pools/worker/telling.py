@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prefect.client.orchestration import PrefectClient
 
@@ -26,12 +26,18 @@ class Telling:
         self._said: dict[str, tuple[float, str]] = {}
 
     async def tell(
-        self, waiting: Sequence[Waiting], reasons: Mapping[str, tuple[str, str]], fleet: tuple[Advertisement, ...]
+        self,
+        waiting: Sequence[Waiting],
+        reasons: Mapping[str, tuple[str, str]],
+        fleet: tuple[Advertisement, ...],
+        called_away: Callable[[], bool],
     ) -> None:
-        """`reasons`: run id -> (name of its state, sentence)."""
+        """`reasons`: run id -> (name of its state, sentence). When `called_away`, the rest is told in a later round."""
         now_s = self._control.now_s()
         left = _AT_ONCE
         for one in waiting:
+            if called_away():
+                return
             run_id = str(one.flow_run.id)
             name, message = ("BadResources", one.problem) if one.problem else reasons.get(run_id, ("", ""))
             said_s, said = self._said.get(run_id, (0.0, ""))
