@@ -67,6 +67,11 @@ def test_a_share_is_of_one_gpu() -> None:
     asked = read_demand({"resources": {"gpu_share": 0.25}})
     assert (asked.gpus, asked.gpu_share_milli) == (1, 250)
     assert read_demand({"resources": {"gpus": 1, "gpu_share": 1}}) == Demand(gpus=1)
+    assert (
+        read_demand({"resources": {"gpu_share": 1}})
+        == read_demand({"resources": {"gpu_share": 0.9999}})
+        == Demand(gpus=1)
+    )
     assert read_demand({"resources": {"gpus": 1, "gpu_mig_profile": "1g.10gb"}}).gpu_mig_profile == "1g.10gb"
 
 
@@ -101,6 +106,8 @@ def test_capabilities(text: object, capability: tuple[int, int]) -> None:
         ),
         ({"gpus": 1, "gpu_compute_capability": 8}, 'must be like "8.0" (major.minor), not 8'),
         ({"gpus": 1, "gpu_memory_mib": 10**9}, "resources.gpu_memory_mib: must be a whole number from 0 to 2097152"),
+        ({"cpus": 10**400}, "resources.cpus: must be a number from 0 to 4096, not 1000"),
+        ({"cpus": float("inf")}, "resources.cpus: must be a number from 0 to 4096, not inf"),
         ({"cpus": float("nan")}, "resources.cpus: must be a number from 0 to 4096, not nan"),
         ({"cpus": 0.0001}, "resources.cpus: must be at least 0.001, not 0.0001"),
         ({"memory_mib": 2**31}, "resources.memory_mib: must be a whole number from 0 to 1073741824"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,8 +52,9 @@ def _milli(least: float, most: float) -> Callable[[Any], int]:
 
 def _number(least: float, most: float) -> Callable[[Any], float]:
     def read(value: Any) -> float:
-        fine = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not fine or not least <= value <= most:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        # Compared before anything else is done with it: an int may be too large for a float. NaN is in no range.
+        if not number or not least <= value <= most:
             raise _Wrong(f"must be a number from {least:g} to {most:g}, not {_shown(value)}")
         return float(value)
 
@@ -156,8 +156,8 @@ def read_demand(variables: Mapping[str, Any]) -> Demand:
             values[_KEYS[key].field] = _KEYS[key].read(value)
         except _Wrong as wrong:
             problems.append((key, str(wrong)))
-    # A share of a GPU is a wish for one, said or not.
-    if values.get("gpu_share_milli", WHOLE) < WHOLE and "gpus" not in wishes:
+    # A share of a GPU, also all of it, is a wish for one, said or not.
+    if "gpu_share_milli" in values and "gpus" not in wishes:
         values["gpus"] = 1
     problems += _contradictions(values, {key for key, _ in problems})
     if problems:
