@@ -56,6 +56,7 @@ def test_taken_is_within_what_there_is_or_refused(
         (Placement("a", memory_mib=1001), "node a: memory_given_mib would be 1001 of 1000"),
         (Placement("a", disk_mib=51), "node a: disk_given_mib would be 51 of 50"),
         (Placement("a", (Grant(0), Grant(0))), r"node a: one GPU twice in \(0, 0\)"),
+        (Placement("a", (Grant(0, -100),)), "node a: a grant of GPU 0 must not be negative"),
         (Placement("a", (Grant(2),)), "node a has no GPU with index 2"),
         (Placement("a", (Grant(0, 1001),)), "share_given_milli of GPU 0 would be 1001 of 1000"),
         (Placement("a", (Grant(1, 500, 101),)), "memory_given_mib of GPU 1 would be 101 of 100"),

@@ -106,6 +106,10 @@ def test_capabilities(text: object, capability: tuple[int, int]) -> None:
         ),
         ({"gpus": 1, "gpu_compute_capability": 8}, 'must be like "8.0" (major.minor), not 8'),
         ({"gpus": 1, "gpu_memory_mib": 10**9}, "resources.gpu_memory_mib: must be a whole number from 0 to 2097152"),
+        (
+            {"gpus": 10**5000},
+            "resources.gpus: must be a whole number from 0 to 64, not a number of thousands of digits",
+        ),
         ({"cpus": 10**400}, "resources.cpus: must be a number from 0 to 4096, not 1000"),
         ({"cpus": float("inf")}, "resources.cpus: must be a number from 0 to 4096, not inf"),
         ({"cpus": float("nan")}, "resources.cpus: must be a number from 0 to 4096, not nan"),

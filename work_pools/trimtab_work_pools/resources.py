@@ -168,6 +168,8 @@ class Node:
 
 
 def _regrant(node: str, gpu: Gpu, grant: Grant, sign: int) -> Gpu:
+    if grant.share_milli < 0 or grant.memory_mib < 0:
+        raise CapacityError(f"node {node}: a grant of GPU {gpu.index} must not be negative, and is {grant}")
     share = gpu.share_given_milli + sign * grant.share_milli
     memory = gpu.memory_given_mib + sign * grant.memory_mib
     if not 0 <= share <= WHOLE or (sign > 0 and not gpu.healthy):
