@@ -76,11 +76,6 @@ class Ledger:
         """What a run holds."""
         return next((one for one in self.holdings if one.run_id == run_id), None)
 
-    def on_lost_devices(self) -> tuple[Holding, ...]:
-        """Holdings of a GPU that has failed, or is not there any more."""
-        well = {gpu.index for gpu in self.node.gpus if gpu.healthy}
-        return tuple(one for one in self.holdings if not well.issuperset(one.placement.gpus))
-
 
 def _given(gpu: Gpu, share_milli: int, memory_mib: int) -> Gpu:
     if not share_milli and not memory_mib:

@@ -162,8 +162,8 @@ class Flights(Recipe):
         "feature_fraction": 0.7,
         "lambda_l2": 10.0,
     }
-    # One thread: on cores that others use too, the threads of a model wait for each other ; it is then many
-    # times slower with two than with one.
+    # One thread: on cores that others use too, the threads of a model wait for each other: with two it
+    # is then many times slower than with one.
     resources: Mapping[str, Any] = {"cpus": 1, "memory_mib": 1024}
     flavor = "lightgbm"
     raw: Mapping[str, Contract] = {

@@ -197,9 +197,14 @@ def _show(found: dict[str, list[float]], runs: int) -> None:
         never = p50 == float("inf")
         figures[name] = None if never else {"p50": round(p50, 3), "p95": round(p95, 3), "runs": len(taken)}
     Console().print(table)
-    ours = statistics.median(found["trimtab"])
     ratios = {
-        "ratio_p50": round(statistics.median(found["stock"]) / ours, 2),
-        "ratio_p50_poll1": round(statistics.median(found["stock, poll 1 s"]) / ours, 2),
+        "ratio_p50": _ratio(found["stock"], found["trimtab"]),
+        "ratio_p50_poll1": _ratio(found["stock, poll 1 s"], found["trimtab"]),
     }
     typer.echo(json.dumps(ratios | {"seconds": figures}))
+
+
+def _ratio(theirs: list[float], ours: list[float]) -> float | None:
+    """Of the medians; None where one of them never began: JSON has no infinity."""
+    both = statistics.median(theirs), statistics.median(ours)
+    return None if float("inf") in both else round(both[0] / both[1], 2)

@@ -19,7 +19,7 @@ from trimtab_work_pools.launchers import prefect_hooks
 
 @pytest.mark.parametrize("name", prefect_hooks._NEEDED)
 def test_what_is_imported_beforehand_is_there(name: str) -> None:
-    importlib.import_module(name)
+    assert importlib.import_module(name).__name__ == name
 
 
 def test_settings_are_read_anew_as_at_the_first_import() -> None:

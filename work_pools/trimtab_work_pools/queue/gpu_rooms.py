@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = ["NodeRoom", "NodeRooms", "Occupant", "fleet_of", "run_of", "width_of"
 
 _CPUS_PER_GPU = 16.0
 """So many CPUs count as much as one GPU when fair shares and costs are reckoned: what a GPU node has beside each."""
+_GUESS_S, _GUESS_SIGMA = 3600.0, 1.5
 _STAGE = {dimension: place for place, dimension in enumerate(Dimension)}
 
 
@@ -193,24 +194,21 @@ def _running(one: Occupant) -> Running:
     return Running(one.run, parts, one.started_s, one.overhead_s, one.unsaved_s, one.stopping_until_s)
 
 
-def run_of(
-    run_id: str, demand: Demand, submitted_s: float, defaults: Mapping[str, float] | None = None, **facts: object
-) -> Run:
+def run_of(run_id: str, demand: Demand, submitted_s: float, **facts: object) -> Run:
     """The planner's view of a queued run. `facts` are further fields of Run (attained_s, not_before_s).
 
-    Without an expected run time the planner takes `defaults["expected_s"]` (an hour) and `defaults["sigma"]` (1.5: it
-    may well be ten minutes or half a day).
+    Without an expected run time the planner takes an hour, with a sigma of 1.5: it may well be ten minutes, or half a
+    day.
     """
-    guess = {"expected_s": 3600.0, "sigma": 1.5} | dict(defaults or {})
     known = demand.expected_s is not None
     return Run(
         run_id,
         demand.placing(),
         submitted_s,
-        demand.expected_s if demand.expected_s is not None else guess["expected_s"],
+        demand.expected_s if demand.expected_s is not None else _GUESS_S,
         nodes=demand.nodes,
         width=width_of(demand),
-        sigma=demand.expected_sigma if known else guess["sigma"],
+        sigma=demand.expected_sigma if known else _GUESS_SIGMA,
         priority=demand.priority,
         deadline_s=demand.deadline_s,
         preemptible=demand.preemptible,
