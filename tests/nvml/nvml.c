@@ -1,311 +1,429 @@
-/* A libnvidia-ml.so.1 for tests: the calls that the inventory makes, answered from a text file.
+/* A stand-in for NVIDIA's management library (soname libnvidia-ml.so.1), written for these tests.
  *
- * The file is named by TRIMTAB_FAKE_NVML and read again at every call, so that a test changes the machine by writing it.
- * One line a GPU or a fact, fields separated by blanks:
+ * It answers from the text file named in NVML_FAKE_STATE, which is read again whenever it changes. One thing a line,
+ * `kind key=value ...`; an underscore in a value stands for a space; memory is in MiB, power in W, temperature in C:
  *
- *   driver gone                              every call fails with DRIVER_NOT_LOADED
- *   gpu 0 uuid=GPU-a name=A100 memory=40960 capability=8.0 temperature=40 ecc=0 lost=0 bus=1
- *   process 0 pid=4711 memory=1024           (MiB) in use by a process on GPU 0
- *   link 0 1                                 an NVLink from GPU 0 to GPU 1;  link 0 switch: to an NVSwitch
- *   slice 0 uuid=MIG-a profile=1g.10gb memory=9856
- *   unsupported nvmlDeviceGetTotalEccErrors  that call answers NOT_SUPPORTED
+ *   driver  version=575.51.03 cuda=12090 generation=1 state=loaded|gone|mismatch
+ *   gpu     uuid= model= memory= used= reserved= capability=9.0 bus= numa= power= limit= temperature= slowdown= utilization=
+ *           ecc= remap_pending= remap_failed= nvlink=1,2 mig=1 lost=1         (numbered from 0 in the order of the lines)
+ *   slice   gpu=0 gi=1 ci=0 uuid= profile=1g.10gb memory= used=
+ *   process gpu=0 pid= memory= gi=                                            (no memory: the driver does not know)
+ *   xid     serial=1 gpu=0 code=79 gi=                                        (once each, if watched or stray=1)
+ *   fails   call=nvmlDeviceGetPowerUsage code=3 gpu=0                         (no gpu: on all)
  *
- * Names in "name=" have underscores for blanks. Only what nvidia-ml-py calls is here; its structures are laid out as there.
+ * A new `generation` is a driver that was loaded anew: calls say "uninitialized" until nvmlInit, old handles are invalid.
  */
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
-       DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15 };
-enum { MOST = 16, LINKS = 18 };
+#define API __attribute__((visibility("default")))
+#define MIB (1024ULL * 1024ULL)
+#define MAX_LINES 512
+#define LINE 512
+#define NONE 0xFFFFFFFFu
+#define NOT_AVAILABLE 0xFFFFFFFFFFFFFFFFULL
 
-typedef struct { char uuid[80], name[80]; int memory, major, minor, temperature, ecc, lost, bus, there; } gpu_t;
-typedef struct { int gpu; unsigned pid; int memory; } process_t;
-typedef struct { int from, to; } link_t; /* to -1: a switch */
-typedef struct { int gpu; char uuid[80], profile[32]; int memory; } slice_t;
+enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, NO_DRIVER = 9, TIMEOUT = 10, LOST = 15,
+       MISMATCH = 18 };
 
-static gpu_t gpus[MOST];
-static process_t processes[64];
-static link_t links[128];
-static slice_t slices[64];
-static char unsupported[1024];
-static int gpu_count, process_count, link_count, slice_count, gone, ready;
+typedef uintptr_t handle; /* generation << 20 | (gpu + 1) << 8 | (slice + 1) */
+typedef unsigned long long u64;
 
-/* A handle is a pointer into one of these, so that GPUs and slices can be told apart. */
-static char gpu_handles[MOST], slice_handles[64];
+typedef struct { u64 total, free, used; } memory_v1;
+typedef struct { unsigned version; u64 total, reserved, free, used; } memory_v2;
+typedef struct { unsigned gpu, memory; } utilization;
+typedef struct { unsigned pid; u64 memory; unsigned gi, ci; } process;
+typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci;
+typedef struct { handle device; u64 type, data; unsigned gi, ci; } event;
+typedef struct { unsigned sm, copy, decoder, encoder, jpeg, ofa, gpu_slices, compute_slices; u64 memory_mb; } attributes;
 
-static int number(const char *line, const char *key, int otherwise) {
-    const char *found = strstr(line, key);
-    return found ? atoi(found + strlen(key)) : otherwise;
-}
+static char lines[MAX_LINES][LINE];
+static int line_count;
+static struct stat seen;
+static long initialized, delivered;
+static u64 watched, were_lost; /* GPUs, one bit each */
+static int set_is_dead;
 
-static void word(const char *line, const char *key, char *out, size_t size) {
-    const char *found = strstr(line, key);
-    size_t n = 0;
-    if (found)
-        for (found += strlen(key); *found && *found != ' ' && *found != '\n' && n + 1 < size; found++)
-            out[n++] = *found == '_' ? ' ' : *found;
-    out[n] = 0;
-}
+/* ---- the state file ---- */
 
-static void read_gpu(const char *line) {
-    int index = atoi(line + 4);
-    if (index < 0 || index >= MOST) return;
-    gpu_t *gpu = &gpus[index];
-    word(line, "uuid=", gpu->uuid, sizeof gpu->uuid);
-    word(line, "name=", gpu->name, sizeof gpu->name);
-    gpu->memory = number(line, "memory=", 0);
-    const char *capability = strstr(line, "capability=");
-    if (capability) sscanf(capability, "capability=%d.%d", &gpu->major, &gpu->minor);
-    gpu->temperature = number(line, "temperature=", 30);
-    gpu->ecc = number(line, "ecc=", 0);
-    gpu->lost = number(line, "lost=", 0);
-    gpu->bus = number(line, "bus=", index + 1);
-    gpu->there = 1;
-    if (index >= gpu_count) gpu_count = index + 1;
-}
-
-static void read_file(void) {
-    const char *path = getenv("TRIMTAB_FAKE_NVML");
-    FILE *file = path ? fopen(path, "r") : NULL;
-    char line[512], to[32];
-    memset(gpus, 0, sizeof gpus);
-    gpu_count = process_count = link_count = slice_count = gone = 0;
-    unsupported[0] = 0;
-    if (!file) { gone = 1; return; }
-    while (fgets(line, sizeof line, file)) {
-        if (!strncmp(line, "driver gone", 11)) gone = 1;
-        else if (!strncmp(line, "gpu ", 4)) read_gpu(line);
-        else if (!strncmp(line, "process ", 8) && process_count < 64) {
-            process_t *one = &processes[process_count++];
-            one->gpu = atoi(line + 8);
-            one->pid = (unsigned)number(line, "pid=", 0);
-            one->memory = number(line, "memory=", 0);
-        } else if (!strncmp(line, "link ", 5) && link_count < 128) {
-            link_t *one = &links[link_count];
-            if (sscanf(line, "link %d %31s", &one->from, to) == 2) {
-                one->to = strcmp(to, "switch") ? atoi(to) : -1;
-                link_count++;
-            }
-        } else if (!strncmp(line, "slice ", 6) && slice_count < 64) {
-            slice_t *one = &slices[slice_count++];
-            one->gpu = atoi(line + 6);
-            word(line, "uuid=", one->uuid, sizeof one->uuid);
-            word(line, "profile=", one->profile, sizeof one->profile);
-            one->memory = number(line, "memory=", 0);
-        } else if (!strncmp(line, "unsupported ", 12))
-            strncat(unsupported, line + 12, sizeof unsupported - strlen(unsupported) - 1);
+static void reread(void)
+{
+    const char *path = getenv("NVML_FAKE_STATE");
+    struct stat now;
+    FILE *file;
+    if (!path || stat(path, &now) != 0) {
+        line_count = 0;
+        memset(&seen, 0, sizeof seen);
+        return;
     }
+    if (now.st_ino == seen.st_ino && now.st_size == seen.st_size && now.st_mtim.tv_sec == seen.st_mtim.tv_sec
+        && now.st_mtim.tv_nsec == seen.st_mtim.tv_nsec)
+        return;
+    file = fopen(path, "r");
+    if (!file)
+        return;
+    for (line_count = 0; line_count < MAX_LINES && fgets(lines[line_count], LINE, file); line_count++)
+        lines[line_count][strcspn(lines[line_count], "\n")] = '\0';
     fclose(file);
+    seen = now;
 }
 
-/* What every call begins with: the file, the driver, the call itself, the device. */
-static int enter(const char *call) {
-    read_file();
-    if (gone) { ready = 0; return DRIVER_NOT_LOADED; }
-    if (!ready) return UNINITIALIZED;
-    return strstr(unsupported, call) ? NOT_SUPPORTED : OK;
+/* The nth line of a kind; NULL when there are fewer. */
+static const char *nth(const char *kind, int n)
+{
+    size_t length = strlen(kind);
+    for (int i = 0; i < line_count; i++)
+        if (!strncmp(lines[i], kind, length) && lines[i][length] == ' ' && n-- == 0)
+            return lines[i];
+    return NULL;
 }
 
-static int on_gpu(const char *call, const void *handle, int *index) {
-    int status = enter(call);
-    const char *at = handle;
-    if (status) return status;
-    if (at >= slice_handles && at < slice_handles + 64) { *index = 100 + (int)(at - slice_handles); return OK; }
-    if (at < gpu_handles || at >= gpu_handles + MOST) return INVALID_ARGUMENT;
-    *index = (int)(at - gpu_handles);
-    if (!gpus[*index].there || gpus[*index].lost) return GPU_IS_LOST;
-    return OK;
-}
-
-#define ON_GPU(call) int i = 0, status = on_gpu(call, device, &i); if (status) return status
-#define GPU_ONLY if (i >= 100) return NOT_SUPPORTED
-
-int nvmlInitWithFlags(unsigned flags) {
-    (void)flags;
-    read_file();
-    if (gone) return DRIVER_NOT_LOADED;
-    ready = 1;
-    return OK;
-}
-int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
-int nvmlShutdown(void) { ready = 0; return OK; }
-
-const char *nvmlErrorString(int status) {
-    switch (status) {
-    case UNINITIALIZED: return "Uninitialized";
-    case NOT_SUPPORTED: return "Not Supported";
-    case DRIVER_NOT_LOADED: return "Driver Not Loaded";
-    case GPU_IS_LOST: return "GPU is lost";
-    case NOT_FOUND: return "Not Found";
-    default: return "Error";
+/* The value of `key` in a line, its length in `length`; NULL when it is not there. */
+static const char *raw(const char *line, const char *key, size_t *length)
+{
+    size_t size = strlen(key);
+    for (const char *at = line; at && (at = strchr(at, ' ')); ) {
+        at++;
+        if (!strncmp(at, key, size) && at[size] == '=') {
+            *length = strcspn(at + size + 1, " ");
+            return at + size + 1;
+        }
     }
+    return NULL;
 }
 
-int nvmlDeviceGetCount_v2(unsigned *count) {
-    int status = enter("nvmlDeviceGetCount");
-    if (!status) *count = (unsigned)gpu_count;
-    return status;
+static int has(const char *line, const char *key)
+{
+    size_t length;
+    return raw(line, key, &length) != NULL;
 }
 
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
-    int status = enter("nvmlDeviceGetHandleByIndex");
-    if (status) return status;
-    if (index >= (unsigned)gpu_count) return INVALID_ARGUMENT;
-    if (!gpus[index].there || gpus[index].lost) return GPU_IS_LOST;
-    *device = &gpu_handles[index];
+static u64 number(const char *line, const char *key, u64 otherwise)
+{
+    size_t length;
+    const char *value = raw(line, key, &length);
+    return value ? strtoull(value, NULL, 10) : otherwise;
+}
+
+static int text(const char *line, const char *key, char *into, unsigned size)
+{
+    size_t length = 0;
+    const char *value = raw(line, key, &length);
+    if (!value)
+        return NOT_SUPPORTED;
+    if (length + 1 > size)
+        return TOO_SMALL;
+    memcpy(into, value, length);
+    into[length] = '\0';
+    for (char *c = into; *c; c++)
+        if (*c == '_')
+            *c = ' ';
     return OK;
 }
 
-int nvmlDeviceGetUUID(void *device, char *out, unsigned size) {
-    ON_GPU("nvmlDeviceGetUUID");
-    snprintf(out, size, "%s", i >= 100 ? slices[i - 100].uuid : gpus[i].uuid);
+static int is(const char *line, const char *key, const char *value)
+{
+    char found[128];
+    return text(line, key, found, sizeof found) == OK && !strcmp(found, value);
+}
+
+/* ---- who is asked, and does it answer ---- */
+
+static u64 generation(void) { return number(nth("driver", 0), "generation", 1); }
+static int gpu_of(handle h) { return (int)((h >> 8) & 0xFFF) - 1; }
+static int slice_of(handle h) { return (int)(h & 0xFF) - 1; }
+static handle make(int gpu, int slice) { return (handle)(generation() << 20 | (u64)(gpu + 1) << 8 | (u64)(slice + 1)); }
+
+/* The nth slice of a GPU. */
+static const char *slice_line(int gpu, int n)
+{
+    const char *line;
+    for (int i = 0; (line = nth("slice", i)); i++)
+        if ((int)number(line, "gpu", 0) == gpu && n-- == 0)
+            return line;
+    return NULL;
+}
+
+static int told_to_fail(const char *call, int gpu)
+{
+    const char *line;
+    char name[128];
+    size_t length;
+    for (int i = 0; (line = nth("fails", i)); i++) {
+        const char *value = raw(line, "call", &length);
+        if (!value || length >= sizeof name)
+            continue;
+        memcpy(name, value, length);
+        name[length] = '\0';
+        if (!strcmp(name, call) && (!has(line, "gpu") || (int)number(line, "gpu", 0) == gpu))
+            return (int)number(line, "code", NOT_SUPPORTED);
+    }
     return OK;
 }
 
-int nvmlDeviceGetName(void *device, char *out, unsigned size) {
-    ON_GPU("nvmlDeviceGetName");
-    if (i >= 100) snprintf(out, size, "%s MIG %s", gpus[slices[i - 100].gpu].name, slices[i - 100].profile);
-    else snprintf(out, size, "%s", gpus[i].name);
+static int driver_state(void)
+{
+    reread();
+    if (!nth("driver", 0) || is(nth("driver", 0), "state", "gone"))
+        return NO_DRIVER;
+    return is(nth("driver", 0), "state", "mismatch") ? MISMATCH : OK;
+}
+
+static int enter(const char *call, int gpu)
+{
+    if (driver_state() != OK || initialized != (long)generation())
+        return UNINITIALIZED;
+    return told_to_fail(call, gpu);
+}
+
+/* Sets `line` to the GPU, or to its slice. */
+static int device(const char *call, handle h, const char **line)
+{
+    int rc = enter(call, gpu_of(h));
+    if (rc == UNINITIALIZED)
+        return rc;
+    if ((u64)h >> 20 != generation() || !(*line = nth("gpu", gpu_of(h))))
+        return INVALID;
+    if (number(*line, "lost", 0)) {
+        were_lost |= 1ULL << gpu_of(h);
+        return LOST;
+    }
+    if (were_lost & 1ULL << gpu_of(h)) /* it was reset: nobody waits for its events */
+        watched &= ~(1ULL << gpu_of(h));
+    were_lost &= ~(1ULL << gpu_of(h));
+    if (slice_of(h) >= 0 && !(*line = slice_line(gpu_of(h), slice_of(h))))
+        return INVALID;
+    return rc;
+}
+
+#define ASK(h) const char *gpu; int rc = device(__func__, h, &gpu); if (rc != OK) return rc
+#define SAY(h, key, into, scale) do { ASK(h); if (!has(gpu, key)) return NOT_SUPPORTED; \
+        *(into) = (__typeof__(*(into)))(number(gpu, key, 0) * (scale)); return OK; } while (0)
+
+/* ---- the library ---- */
+
+API int nvmlInitWithFlags(unsigned flags)
+{
+    int state = driver_state();
+    (void)flags;
+    if (state != OK)
+        return state;
+    if (told_to_fail(__func__, -1) != OK)
+        return told_to_fail(__func__, -1);
+    initialized = (long)generation();
+    return OK;
+}
+API int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+API int nvmlShutdown(void) { int rc = enter(__func__, -1); initialized = 0; return rc; }
+API const char *nvmlErrorString(int code) { (void)code; return "error of the stand-in library"; }
+
+API int nvmlSystemGetDriverVersion(char *into, unsigned size)
+{
+    int rc = enter(__func__, -1);
+    return rc != OK ? rc : text(nth("driver", 0), "version", into, size);
+}
+API int nvmlSystemGetCudaDriverVersion_v2(int *into)
+{
+    int rc = enter(__func__, -1);
+    if (rc == OK)
+        *into = (int)number(nth("driver", 0), "cuda", 12090);
+    return rc;
+}
+
+API int nvmlDeviceGetCount_v2(unsigned *into)
+{
+    int rc = enter(__func__, -1);
+    for (*into = 0; nth("gpu", (int)*into); )
+        ++*into;
+    return rc;
+}
+API int nvmlDeviceGetHandleByIndex_v2(unsigned index, handle *into)
+{
+    int rc = enter(__func__, (int)index);
+    if (rc != OK)
+        return rc;
+    if (!nth("gpu", (int)index))
+        return INVALID;
+    *into = make((int)index, -1);
+    return number(nth("gpu", (int)index), "lost", 0) > 1 ? LOST : OK; /* lost=2: not even a handle */
+}
+
+API int nvmlDeviceGetUUID(handle h, char *into, unsigned size) { ASK(h); return text(gpu, "uuid", into, size); }
+API int nvmlDeviceGetName(handle h, char *into, unsigned size)
+{
+    char profile[64];
+    ASK(h);
+    rc = text(nth("gpu", gpu_of(h)), "model", into, size);
+    if (rc != OK || slice_of(h) < 0)
+        return rc;
+    rc = text(gpu, "profile", profile, sizeof profile);
+    snprintf(into + strlen(into), size - strlen(into), " MIG %s", profile);
+    return rc;
+}
+API int nvmlDeviceGetMemoryInfo(handle h, memory_v1 *into)
+{
+    ASK(h);
+    if (!has(gpu, "memory"))
+        return NOT_SUPPORTED;
+    into->total = number(gpu, "memory", 0) * MIB;
+    into->used = number(gpu, "used", 0) * MIB;
+    into->free = into->total - into->used - number(gpu, "reserved", 0) * MIB;
+    return OK;
+}
+API int nvmlDeviceGetUtilizationRates(handle h, utilization *into)
+{
+    ASK(h);
+    if (slice_of(h) >= 0 || !has(gpu, "utilization"))
+        return NOT_SUPPORTED;
+    into->gpu = (unsigned)number(gpu, "utilization", 0);
+    into->memory = 0;
+    return OK;
+}
+API int nvmlDeviceGetCudaComputeCapability(handle h, int *major, int *minor)
+{
+    size_t length;
+    ASK(h);
+    const char *value = raw(gpu, "capability", &length);
+    return value && sscanf(value, "%d.%d", major, minor) == 2 ? OK : NOT_SUPPORTED;
+}
+API int nvmlDeviceGetPciInfo_v3(handle h, pci *into)
+{
+    ASK(h);
+    memset(into, 0, sizeof *into);
+    return text(gpu, "bus", into->bus_id, sizeof into->bus_id);
+}
+API int nvmlDeviceGetMemoryAffinity(handle h, unsigned size, unsigned long *into, unsigned scope)
+{
+    ASK(h);
+    (void)scope;
+    if (!has(gpu, "numa"))
+        return NOT_SUPPORTED;
+    u64 numa = number(gpu, "numa", 0);
+    memset(into, 0, size * sizeof *into);
+    if (numa / 64 >= size)
+        return TOO_SMALL;
+    into[numa / 64] = 1UL << (numa % 64);
+    return OK;
+}
+API int nvmlDeviceGetPowerUsage(handle h, unsigned *into) { SAY(h, "power", into, 1000); }
+API int nvmlDeviceGetEnforcedPowerLimit(handle h, unsigned *into) { SAY(h, "limit", into, 1000); }
+API int nvmlDeviceGetTemperature(handle h, unsigned sensor, unsigned *into) { (void)sensor; SAY(h, "temperature", into, 1); }
+API int nvmlDeviceGetTemperatureThreshold(handle h, unsigned which, unsigned *into)
+{
+    if (which != 1)
+        return NOT_SUPPORTED;
+    SAY(h, "slowdown", into, 1);
+}
+API int nvmlDeviceGetTotalEccErrors(handle h, unsigned kind, unsigned counter, u64 *into)
+{
+    if (kind != 1 || counter != 0) /* uncorrected, volatile */
+        return INVALID;
+    SAY(h, "ecc", into, 1);
+}
+API int nvmlDeviceGetRemappedRows(handle h, unsigned *fixed, unsigned *lost, unsigned *pending, unsigned *failed)
+{
+    ASK(h);
+    if (!has(gpu, "remap_pending") && !has(gpu, "remap_failed"))
+        return NOT_SUPPORTED;
+    *fixed = *lost = 0;
+    *pending = (unsigned)number(gpu, "remap_pending", 0);
+    *failed = (unsigned)number(gpu, "remap_failed", 0);
     return OK;
 }
 
-typedef struct { unsigned long long total, free, used; } memory_t;
-
-int nvmlDeviceGetMemoryInfo(void *device, memory_t *out) {
-    ON_GPU("nvmlDeviceGetMemoryInfo");
-    unsigned long long mib = 1ull << 20, used = 0;
-    if (i < 100)
-        for (int p = 0; p < process_count; p++)
-            if (processes[p].gpu == i) used += (unsigned long long)processes[p].memory * mib;
-    out->total = (unsigned long long)(i >= 100 ? slices[i - 100].memory : gpus[i].memory) * mib;
-    out->used = used;
-    out->free = out->total - used;
+API int nvmlDeviceGetTopologyCommonAncestor(handle h, handle other, unsigned *into)
+{
+    ASK(h);
+    *into = number(gpu, "numa", 0) == number(nth("gpu", gpu_of(other)), "numa", 0) ? 30 : 50;
+    return OK;
+}
+API int nvmlDeviceGetP2PStatus(handle h, handle other, unsigned what, unsigned *into)
+{
+    char peers[128], *end;
+    ASK(h);
+    *into = 5; /* not supported */
+    if (what != 2 || text(gpu, "nvlink", peers, sizeof peers) != OK)
+        return OK;
+    for (char *at = peers; *at; at = *end ? end + 1 : end)
+        if (strtol(at, &end, 10) == gpu_of(other))
+            *into = 0;
     return OK;
 }
 
-int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
-    ON_GPU("nvmlDeviceGetCudaComputeCapability");
-    GPU_ONLY;
-    *major = gpus[i].major;
-    *minor = gpus[i].minor;
+API int nvmlDeviceGetMigMode(handle h, unsigned *now, unsigned *pending) { *pending = 0; SAY(h, "mig", now, 1); }
+API int nvmlDeviceGetMaxMigDeviceCount(handle h, unsigned *into) { ASK(h); *into = 7; return OK; }
+API int nvmlDeviceGetMigDeviceHandleByIndex(handle h, unsigned index, handle *into)
+{
+    ASK(h);
+    *into = make(gpu_of(h), (int)index);
+    return slice_line(gpu_of(h), (int)index) ? OK : NOT_FOUND;
+}
+API int nvmlDeviceGetGpuInstanceId(handle h, unsigned *into) { SAY(h, "gi", into, 1); }
+API int nvmlDeviceGetComputeInstanceId(handle h, unsigned *into) { SAY(h, "ci", into, 1); }
+API int nvmlDeviceGetAttributes_v2(handle h, attributes *into)
+{
+    ASK(h);
+    memset(into, 0, sizeof *into);
+    into->gpu_slices = into->compute_slices = 1;
+    into->memory_mb = number(gpu, "memory", 0);
     return OK;
 }
 
-typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci_t;
-
-static void fill_pci(pci_t *out, int bus) {
-    memset(out, 0, sizeof *out);
-    snprintf(out->bus_id, sizeof out->bus_id, "00000000:%02X:00.0", (unsigned)bus & 0xffu);
-    out->bus = (unsigned)bus;
-}
-
-int nvmlDeviceGetPciInfo_v3(void *device, pci_t *out) {
-    ON_GPU("nvmlDeviceGetPciInfo");
-    GPU_ONLY;
-    fill_pci(out, gpus[i].bus);
-    return OK;
-}
-
-typedef struct { unsigned pid; unsigned long long memory; unsigned instance, compute_instance; } used_t;
-
-int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, used_t *out) {
-    ON_GPU("nvmlDeviceGetComputeRunningProcesses");
-    GPU_ONLY;
-    unsigned found = 0, room = *count;
-    for (int p = 0; p < process_count; p++)
-        if (processes[p].gpu == i) {
-            if (out && found < room) {
-                out[found].pid = processes[p].pid;
-                out[found].memory = (unsigned long long)processes[p].memory << 20;
-                out[found].instance = out[found].compute_instance = 0xffffffffu;
-            }
-            found++;
-        }
+API int nvmlDeviceGetComputeRunningProcesses_v3(handle h, unsigned *count, process *into)
+{
+    const char *line;
+    unsigned room = *count, found = 0;
+    ASK(h);
+    for (int i = 0; (line = nth("process", i)); i++) {
+        if ((int)number(line, "gpu", 0) != gpu_of(h))
+            continue;
+        if (into && found < room)
+            into[found] = (process){(unsigned)number(line, "pid", 0), has(line, "memory") ? number(line, "memory", 0) * MIB : NOT_AVAILABLE,
+                                    (unsigned)number(line, "gi", NONE), (unsigned)number(line, "gi", NONE) == NONE ? NONE : 0};
+        found++;
+    }
     *count = found;
-    return found > room ? INSUFFICIENT_SIZE : OK;
+    return found > room ? TOO_SMALL : OK;
 }
-
-int nvmlDeviceGetTotalEccErrors(void *device, int type, int counter, unsigned long long *out) {
-    ON_GPU("nvmlDeviceGetTotalEccErrors");
-    GPU_ONLY;
-    (void)counter;
-    *out = type == 1 ? (unsigned long long)gpus[i].ecc : 0;
+API int nvmlDeviceGetGraphicsRunningProcesses_v3(handle h, unsigned *count, process *into)
+{
+    ASK(h);
+    (void)into;
+    *count = 0;
     return OK;
 }
 
-int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *out) {
-    ON_GPU("nvmlDeviceGetTemperature");
-    GPU_ONLY;
-    (void)sensor;
-    *out = (unsigned)gpus[i].temperature;
-    return OK;
-}
+/* ---- events: one set; once it has met a lost GPU it stays dead ---- */
 
-static int slices_of(int gpu) {
-    int found = 0;
-    for (int s = 0; s < slice_count; s++) found += slices[s].gpu == gpu;
-    return found;
+API int nvmlEventSetCreate(handle *set) { *set = 1; watched = 0; set_is_dead = 0; return enter(__func__, -1); }
+API int nvmlEventSetFree(handle set) { (void)set; return enter(__func__, -1); }
+API int nvmlDeviceRegisterEvents(handle h, u64 types, handle set)
+{
+    ASK(h);
+    (void)set;
+    watched |= 1ULL << gpu_of(h);
+    return types == 8 ? OK : NOT_SUPPORTED;
 }
-
-int nvmlDeviceGetMigMode(void *device, unsigned *now, unsigned *pending) {
-    ON_GPU("nvmlDeviceGetMigMode");
-    GPU_ONLY;
-    *now = *pending = slices_of(i) > 0;
-    return OK;
-}
-
-int nvmlDeviceGetMaxMigDeviceCount(void *device, unsigned *out) {
-    ON_GPU("nvmlDeviceGetMaxMigDeviceCount");
-    GPU_ONLY;
-    *out = 7;
-    return OK;
-}
-
-int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned index, void **out) {
-    ON_GPU("nvmlDeviceGetMigDeviceHandleByIndex");
-    GPU_ONLY;
-    for (int s = 0; s < slice_count; s++)
-        if (slices[s].gpu == i && index-- == 0) {
-            *out = &slice_handles[s];
-            return OK;
-        }
-    return NOT_FOUND;
-}
-
-static int nth_link(int gpu, unsigned n, link_t **out) {
-    for (int l = 0; l < link_count; l++)
-        if (links[l].from == gpu && n-- == 0) {
-            *out = &links[l];
-            return OK;
-        }
-    return INVALID_ARGUMENT;
-}
-
-int nvmlDeviceGetNvLinkState(void *device, unsigned link, unsigned *active) {
-    ON_GPU("nvmlDeviceGetNvLinkState");
-    GPU_ONLY;
-    link_t *one;
-    if (link >= LINKS || nth_link(i, link, &one)) return INVALID_ARGUMENT;
-    *active = 1;
-    return OK;
-}
-
-int nvmlDeviceGetNvLinkRemotePciInfo_v2(void *device, unsigned link, pci_t *out) {
-    ON_GPU("nvmlDeviceGetNvLinkRemotePciInfo");
-    GPU_ONLY;
-    link_t *one;
-    if (nth_link(i, link, &one)) return INVALID_ARGUMENT;
-    fill_pci(out, one->to < 0 ? 0xc0 : gpus[one->to].bus);
-    return OK;
-}
-
-int nvmlDeviceGetNvLinkRemoteDeviceType(void *device, unsigned link, unsigned *out) {
-    ON_GPU("nvmlDeviceGetNvLinkRemoteDeviceType");
-    GPU_ONLY;
-    link_t *one;
-    if (nth_link(i, link, &one)) return INVALID_ARGUMENT;
-    *out = one->to < 0 ? 2 : 0;
-    return OK;
+API int nvmlEventSetWait_v2(handle set, event *into, unsigned timeout_ms)
+{
+    const char *line;
+    int rc = enter(__func__, -1);
+    (void)set;
+    (void)timeout_ms;
+    set_is_dead |= rc == LOST;
+    if (rc != OK || set_is_dead)
+        return rc != OK ? rc : LOST;
+    for (int i = 0; (line = nth("xid", i)); i++) {
+        if ((long)number(line, "serial", 0) <= delivered)
+            continue;
+        delivered = (long)number(line, "serial", 0);
+        if (!has(line, "stray") && !(watched & 1ULL << number(line, "gpu", 0)))
+            continue;
+        *into = (event){make((int)number(line, "gpu", 0), -1), 8, number(line, "code", 0), (unsigned)number(line, "gi", NONE), NONE};
+        return OK;
+    }
+    return TIMEOUT;
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
 
 import pytest
 from hypothesis import given, settings
@@ -12,15 +14,16 @@ from strategies import demands, inventories
 
 from trimtab_work_pools.advertise import Advertisement, AdvertisementError, current, later
 from trimtab_work_pools.fit import Fit, fit
-from trimtab_work_pools.inventory import HostError, host_node
+from trimtab_work_pools.inventory import Devices, GpuReading, Host, HostReading
 from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.queue.verdicts import Code
 from trimtab_work_pools.queue.workload import Policy
-from trimtab_work_pools.resources import CapacityError, Demand, Gpu, Inventory, Node
+from trimtab_work_pools.resources import CapacityError, Demand, Inventory, Node, Placement
 from trimtab_work_pools.wishes import read_demand
+from trimtab_work_pools.worker.affinity import bind
 from trimtab_work_pools.worker.picking import NEVER, Queued, pick
 from trimtab_work_pools.worker.pool_policy import PolicyError, read_policy
-from trimtab_work_pools.worker.run_environment import run_environment
+from trimtab_work_pools.worker.this_node import NodeSettings, advertised
 
 NOW_S = 1_700_000_000.0
 
@@ -192,37 +195,6 @@ def test_reasons_are_a_state_and_a_sentence() -> None:
     assert reasons["waits"][1].startswith("a: needs 1 CPUs; 0 of 2 free; reserved from 2023-11-14")
 
 
-# --- what a run is told ---
-
-
-def test_a_run_sees_its_devices_and_no_others() -> None:
-    node = read_node("a", {"gpus": {"count": 4}})
-    two = holding("r", node, Demand(gpus=2, cpu_milli=6500))
-    env = run_environment(node, two.placement, "c1")
-    assert env["CUDA_VISIBLE_DEVICES"] == "GPU-a-0,GPU-a-1"
-    assert env["OMP_NUM_THREADS"] == env["POLARS_MAX_THREADS"] == "6"
-    assert (env["TRIMTAB_NODE"], env["TRIMTAB_CLAIM"]) == ("a", "c1")
-    assert "TRIMTAB_GPU_MEMORY_FRACTION" not in env
-    none = run_environment(node, holding("r", node, Demand()).placement, "c2")
-    assert none["CUDA_VISIBLE_DEVICES"] == ""
-    assert "OMP_NUM_THREADS" not in none
-
-
-def test_a_share_is_told_its_part_of_the_memory() -> None:
-    node = read_node("a", {"gpus": {"count": 1, "memory_mib": 40_000}})
-    env = run_environment(node, holding("r", node, Demand(gpus=1, gpu_share_milli=250)).placement, "c")
-    assert (env["TRIMTAB_GPU_SHARE"], env["TRIMTAB_GPU_MEMORY_FRACTION"], env["TRIMTAB_GPU_MEMORY_MIB"]) == (
-        "0.25",
-        "0.25",
-        "10000",
-    )
-    asked = holding("r", node, Demand(gpus=1, gpu_share_milli=250, gpu_memory_mib=16_000))
-    assert run_environment(node, asked.placement, "c")["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.4"
-    slice_ = Node("b", 1000, 1000, (Gpu("MIG-1", 100, "A100", 9856, mig_profile="1g.10gb"),))
-    mig = holding("r", slice_, Demand(gpus=1, gpu_mig_profile="1g.10gb"))
-    assert run_environment(slice_, mig.placement, "c")["CUDA_VISIBLE_DEVICES"] == "MIG-1"
-
-
 # --- what people set ---
 
 
@@ -248,13 +220,25 @@ def test_a_policy_of_some_fields() -> None:
 def test_what_a_node_offers_can_be_narrowed() -> None:
     env = {"TRIMTAB_NODE_NAME": "n", "TRIMTAB_NODE_CPUS": "1.5", "TRIMTAB_NODE_MEMORY_MIB": "2048"}
     env |= {"TRIMTAB_NODE_LABELS": "region=eu-1, tier=gold", "TRIMTAB_NODE_DOMAIN": "rack-1"}
-    node = host_node(env=env)
-    assert (node.name, node.cpu_total_milli, node.memory_total_mib, node.failure_domain) == ("n", 1500, 2048, "rack-1")
-    assert node.labels == (("region", "eu-1"), ("tier", "gold"))
-    whole = host_node(env={})
-    assert whole.name
-    assert whole.cpu_total_milli >= 1000
-    assert whole.memory_total_mib > 100
+    settings = NodeSettings.from_environment(env)
+    reading = HostReading(Host("host", 64_000, 65_536, disk_free_mib=5_000, labels=settings.labels), read_at_s=NOW_S)
+    node = advertised(reading, settings)
+    assert (node.cpu_total_milli, node.memory_total_mib, node.failure_domain) == (1500, 2048, "rack-1")
+    assert (settings.name, node.labels) == ("n", (("region", "eu-1"), ("tier", "gold")))
+    whole = advertised(reading, NodeSettings.from_environment({}))
+    assert (whole.cpu_total_milli, whole.memory_total_mib) == (64_000, 65_536)
+
+
+def test_what_breathes_is_no_news() -> None:
+    """Free disk, the memory that a desktop takes, the time of the reading."""
+
+    def node_with(disk_mib: int, foreign_mib: int, at_s: float) -> Node:
+        gpu = GpuReading("GPU-a", 0, memory_total_mib=40_960, memory_used_mib=900, memory_foreign_mib=foreign_mib)
+        return advertised(HostReading(Host("a", 1, 1, disk_free_mib=disk_mib), Devices((gpu,)), at_s), NodeSettings())
+
+    assert node_with(5_000, 300, NOW_S) == node_with(4_200, 500, NOW_S + 9)
+    assert node_with(5_000, 300, NOW_S).gpus[0].memory_used_mib == 512
+    assert node_with(5_000, 0, NOW_S).gpus[0].memory_used_mib == 0
 
 
 @pytest.mark.parametrize(
@@ -262,12 +246,30 @@ def test_what_a_node_offers_can_be_narrowed() -> None:
     [
         ({"TRIMTAB_NODE_CPUS": "many"}, "TRIMTAB_NODE_CPUS must be a number above 0, not 'many'"),
         ({"TRIMTAB_NODE_CPUS": "0"}, "TRIMTAB_NODE_CPUS must be a number above 0"),
-        (
-            {"TRIMTAB_NODE_LABELS": "eu"},
-            "TRIMTAB_NODE_LABELS must be like region=eu-1,tier=gold; 'eu' is not key=value",
-        ),
+        ({"TRIMTAB_NODE_LABELS": "eu"}, "label 'eu' in TRIMTAB_NODE_LABELS must be key=value, like region=eu-1"),
     ],
 )
 def test_a_wrong_setting_of_a_node_is_named(env: dict[str, str], said: str) -> None:
-    with pytest.raises(HostError, match=said):
-        host_node(env=env)
+    with pytest.raises(ValueError, match=said):
+        NodeSettings.from_environment(env)
+
+
+# --- CPUs ---
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU only: nothing to choose from")
+def test_runs_are_bound_to_cpus_of_their_own() -> None:
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    host = Host("a", 1000 * len(cpus), 1024, cpus)
+    node = advertised(HostReading(host), NodeSettings())
+    with (
+        subprocess.Popen(["cat"], stdin=subprocess.PIPE) as one,
+        subprocess.Popen(["cat"], stdin=subprocess.PIPE) as two,
+    ):
+        first = bind(one.pid, Placement("a", cpu_milli=500), node, host, [])
+        second = bind(two.pid, Placement("a", cpu_milli=1000), node, host, [one.pid])
+        assert (len(first), len(second)) == (1, 1)
+        assert first != second
+        assert os.sched_getaffinity(two.pid) == set(second)
+        assert bind(two.pid, Placement("a", cpu_milli=1000 * len(cpus)), node, host, []) == ()
+    assert bind(one.pid, Placement("a", cpu_milli=500), node, host, []) == ()  # it has gone

@@ -1,91 +1,141 @@
-"""Reads the host beside its GPUs: what a process here may use of its CPUs and memory, its disk, and its labels.
-
-What a worker offers can be narrowed: TRIMTAB_NODE_NAME, TRIMTAB_NODE_CPUS, TRIMTAB_NODE_MEMORY_MIB,
-TRIMTAB_NODE_LABELS (`region=eu-1,tier=gold`), TRIMTAB_NODE_DOMAIN (a rack, or whatever fails together).
-"""
+"""Reads what this process may use of its host: CPUs (affinity, cgroup), memory (cgroup), disk, labels, cached data."""
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Mapping
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import psutil
 
-from trimtab_work_pools.resources import Gpu, Node, labels_of
+from trimtab_work_pools.inventory.cgroup import cpu_limit_milli, memory_limit_mib
+from trimtab_work_pools.inventory.reading import Host
+from trimtab_work_pools.resources import labels_of
 
-__all__ = ["HostError", "host_node"]
+__all__ = ["LABELS_VARIABLE", "HostReader", "LabelError", "id_list", "parse_labels"]
 
-_MIB = 2**20
-_CGROUP = Path("/sys/fs/cgroup")
+LABELS_VARIABLE = "TRIMTAB_NODE_LABELS"
+"""Labels of this node, as `key=value,key=value`."""
 
-
-class HostError(ValueError):
-    """A setting of the node is wrong; the text names the variable and says what is allowed."""
-
-
-def host_node(gpus: tuple[Gpu, ...] = (), env: Mapping[str, str] | None = None, disk: Path | None = None) -> Node:
-    """This host with `gpus`, and nothing given away. Raises HostError."""
-    env = os.environ if env is None else env
-    disk_mib = psutil.disk_usage(str(disk or Path.cwd())).free // _MIB
-    return Node(
-        env.get("TRIMTAB_NODE_NAME") or platform.node(),
-        round(_number(env, "TRIMTAB_NODE_CPUS", _cpus()) * 1000),
-        round(_number(env, "TRIMTAB_NODE_MEMORY_MIB", _memory_mib())),
-        gpus,
-        # Free space breathes with every log line; a node that changes all the time would be news all the time.
-        disk_mib // 1024 * 1024,
-        labels=labels_of(_labels(env.get("TRIMTAB_NODE_LABELS", ""))),
-        failure_domain=env.get("TRIMTAB_NODE_DOMAIN", ""),
-    )
+MIB = 1024 * 1024
+_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?")
 
 
-def _number(env: Mapping[str, str], name: str, there_is: float) -> float:
-    text = env.get(name)
-    if not text:
-        return there_is
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 < number < 1e9:
-        raise HostError(f"{name} must be a number above 0, not {text!r}")
-    return number
+class LabelError(ValueError):
+    """A label of a node is not written as key=value; the text names it and says where it came from."""
 
 
-def _labels(text: str) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        key, found, value = part.partition("=")
-        if not found or not key.strip() or not value.strip():
-            raise HostError(f"TRIMTAB_NODE_LABELS must be like region=eu-1,tier=gold; {part!r} is not key=value")
-        labels[key.strip()] = value.strip()
-    return labels
+def parse_labels(given: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Labels from the command line (`given`, each one key=value) and from TRIMTAB_NODE_LABELS in `environment`.
+
+    A label on the command line wins over one in the environment. Raises LabelError for what is no label, and for one
+    key with two values in the same place.
+    """
+    from_environment = [part for part in environment.get(LABELS_VARIABLE, "").split(",") if part.strip()]
+    return {**_labels(from_environment, LABELS_VARIABLE), **_labels(given, "the command line")}
 
 
-def _cpus() -> float:
-    """CPUs this process may run on, or a cgroup's quota where that is less."""
-    allowed = float(len(os.sched_getaffinity(0)))
-    quota, period = _text(_CGROUP / "cpu.max").split()[:2] if _text(_CGROUP / "cpu.max") else ("max", "1")
-    if quota == "max":
-        quota, period = _text(_CGROUP / "cpu/cpu.cfs_quota_us"), _text(_CGROUP / "cpu/cpu.cfs_period_us")
-    if quota.isdigit() and period.isdigit():
-        allowed = min(allowed, int(quota) / int(period))
-    return allowed
+def _labels(texts: Iterable[str], where: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not value:
+            raise LabelError(f"label {text.strip()!r} in {where} must be key=value, like region=eu-1")
+        if not _KEY.fullmatch(key):
+            allowed = "letters, digits and _ . / - inside, at most 63"
+            raise LabelError(f"label {text.strip()!r} in {where}: the key {key!r} may have {allowed}")
+        if found.get(key, value) != value:
+            raise LabelError(f"label {key!r} has two values in {where}, {found[key]!r} and {value!r}; give one")
+        found[key] = value
+    return found
 
 
-def _memory_mib() -> int:
-    limits = [psutil.virtual_memory().total]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _text(_CGROUP / name)
-        if text.isdigit():
-            limits.append(int(text))
-    return int(min(limits)) // _MIB
+class HostReader:
+    """Reads the host afresh each time; `root` is the top folder (tests put their own /proc and /sys there)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str = "",
+        labels: Mapping[str, str] | None = None,
+        cached_digests: Callable[[], Iterable[str]] = tuple,
+        root: Path = Path("/"),
+    ) -> None:
+        self._folder = folder
+        self._name = name or socket.gethostname()
+        self._labels = labels_of(labels or {})
+        self._cached_digests = cached_digests
+        self._root = root
+
+    def read(self) -> Host:
+        """The host now; what cannot be read is None and named in `problems`."""
+        problems: list[str] = []
+        cpus = usable_cpus()
+        memory = psutil.virtual_memory()
+        limit_mib = memory_limit_mib(self._root)
+        total_mib = min(memory.total // MIB, limit_mib or memory.total // MIB)
+        disk = self._disk(problems)
+        return Host(
+            name=self._name,
+            cpu_total_milli=min(1000 * len(cpus), cpu_limit_milli(self._root) or 1000 * len(cpus)),
+            memory_total_mib=total_mib,
+            cpus=cpus,
+            numa_cpus=numa_cpus(cpus, self._root),
+            memory_available_mib=min(memory.available // MIB, total_mib),
+            folder=str(self._folder),
+            disk_total_mib=disk[0],
+            disk_free_mib=disk[1],
+            labels=self._labels,
+            cached_digests=self._digests(problems),
+            problems=tuple(problems),
+        )
+
+    def _disk(self, problems: list[str]) -> tuple[int, int] | tuple[None, None]:
+        try:
+            usage = shutil.disk_usage(self._folder)
+        except OSError as error:
+            problems.append(f"the disk of {self._folder} cannot be read: {error.strerror}")
+            return None, None
+        return usage.total // MIB, usage.free // MIB
+
+    def _digests(self, problems: list[str]) -> frozenset[str]:
+        try:
+            return frozenset(self._cached_digests())
+        except OSError as error:
+            problems.append(f"the cached data cannot be listed: {error}")
+            return frozenset()
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
+def usable_cpus() -> tuple[int, ...]:
+    """Ids of the CPUs this process may run on, ascending (taskset and cpusets leave some out)."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):
+        return tuple(sorted(process.cpu_affinity()))
+    return tuple(range(psutil.cpu_count() or 1))  # macOS has no affinity
+
+
+def numa_cpus(cpus: Iterable[int], root: Path = Path("/")) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Each NUMA node with those of `cpus` that are on it; nothing where the kernel tells none."""
+    usable = frozenset(cpus)
+    found = []
+    for folder in (root / "sys/devices/system/node").glob("node[0-9]*"):
+        try:
+            listed = id_list((folder / "cpulist").read_text())
+        except OSError:
+            continue
+        if own := tuple(sorted(usable.intersection(listed))):
+            found.append((int(folder.name.removeprefix("node")), own))
+    return tuple(sorted(found))
+
+
+def id_list(text: str) -> tuple[int, ...]:
+    """The kernel's list format, "0-3,8": https://docs.kernel.org/admin-guide/cputopology.html."""
+    ids: list[int] = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first:
+            ids.extend(range(int(first), int(last or first) + 1))
+    return tuple(ids)

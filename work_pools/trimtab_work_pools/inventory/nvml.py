@@ -1,207 +1,325 @@
-"""Reads the GPUs of this host through NVML (nvidia-ml-py). The only module that knows NVML.
+"""NVML, call by call: the only module that imports pynvml. What is not told is None; only a lost GPU or driver raises.
 
-Whatever cannot be read is left out and said once in `problems`; the rest goes on. A GPU that was there and does not
-answer any more is kept, as unhealthy: runs hold it, and people must see it.
+NvmlError
+├── DriverGone      no library, no driver, or one that was loaded anew: open NVML again
+└── GpuUnreachable  this GPU does not answer any more; the others may
+
+Calls that a GPU or driver does not offer are collected, and reported as one sentence for each kind of value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+import ctypes
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import pynvml
 
-from trimtab_work_pools.resources import Gpu
+from trimtab_work_pools.inventory.reading import Topology
 
-__all__ = ["Nvml"]
+__all__ = ["DriverGone", "GpuUnreachable", "Nvml", "NvmlError"]
 
-_MIB = 2**20
-_LINKS = 18  # NVLINK_MAX_LINKS
-_HOT_C = 95
-_T = TypeVar("_T")
+MIB = 1024 * 1024
+NO_INSTANCE = 0xFFFFFFFF
+EVENTS_AT_ONCE = 256
+"""An upper bound for one poll, so that a GPU that reports errors without end does not hold up the read."""
+
+_GONE = {
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "there is no NVIDIA driver library (libnvidia-ml.so.1) on this host",
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded (see dmesg; try modprobe nvidia)",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "the NVIDIA driver was updated but not loaded anew; reboot this host",
+    pynvml.NVML_ERROR_UNINITIALIZED: "the NVIDIA driver was unloaded or loaded anew",
+}
+_UNREACHABLE = {
+    pynvml.NVML_ERROR_GPU_IS_LOST: "it has fallen off the bus or is otherwise lost; reset it or reboot this host",
+    pynvml.NVML_ERROR_GPU_NOT_FOUND: "the driver no longer finds it",
+    pynvml.NVML_ERROR_RESET_REQUIRED: "it needs a reset (nvidia-smi --gpu-reset) before it answers",
+    pynvml.NVML_ERROR_INSUFFICIENT_POWER: "its power cables are not properly attached",
+    pynvml.NVML_ERROR_IRQ_ISSUE: "the kernel has an interrupt problem with it (see dmesg)",
+}
+_NOT_OFFERED = {
+    pynvml.NVML_ERROR_NOT_SUPPORTED,
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    pynvml.NVML_ERROR_VGPU_ECC_NOT_SUPPORTED,
+    pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+    pynvml.NVML_ERROR_DEPRECATED,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A GPU, and where its NVLinks end: PCI bus ids of other GPUs; or `switched`: at an NVSwitch."""
+class NvmlError(RuntimeError):
+    """NVML cannot answer; the text says why and what can be done."""
 
-    gpu: Gpu
-    bus_id: str
-    ends: frozenset[str]
-    switched: bool
+
+class DriverGone(NvmlError):
+    """Nothing can be asked until NVML is opened again."""
+
+
+class GpuUnreachable(NvmlError):
+    """One GPU does not answer."""
 
 
 class Nvml:
-    """The GPUs of this host, read again and again. `problems` are sentences on what could not be read the last time."""
+    """NVML, open. Raises DriverGone if that cannot be.
+
+    It is kept open between reads: without persistence mode the driver initialises a GPU anew for its first user, which
+    takes seconds. So the driver cannot be unloaded while this is open; close() lets it go.
+    """
 
     def __init__(self) -> None:
-        self.problems: tuple[str, ...] = ()
-        self._last: tuple[Gpu, ...] = ()
-        self._ready = False
-        self._said: list[str] = []
-
-    def read(self, own_pids: Collection[int] = ()) -> tuple[Gpu, ...]:
-        """GPUs and MIG slices, by index. Memory in use by processes other than `own_pids` is counted as used."""
-        self._said = []
-        gpus = self._read(frozenset(own_pids))
-        self.problems = tuple(self._said)
-        self._last = gpus
-        return gpus
-
-    def _read(self, own_pids: frozenset[int]) -> tuple[Gpu, ...]:
+        self._not_told: dict[str, list[str]] = {}
+        self._problems: list[str] = []
+        self._events: Any = None
+        self._watched: dict[int, str] = {}
         try:
-            if not self._ready:
-                pynvml.nvmlInit()
-                self._ready = True
-            count = pynvml.nvmlDeviceGetCount()
+            pynvml.nvmlInit()
         except pynvml.NVMLError as error:
-            return self._without_driver(error)
-        seen: list[_Seen] = []
-        for index in range(count):
-            one = self._device(index, own_pids)
-            if one is not None:
-                seen += one
-        return self._complete(_linked(seen))
+            raise DriverGone(_GONE.get(error.value, f"NVML does not start: {error}")) from error
 
-    def _without_driver(self, error: pynvml.NVMLError) -> tuple[Gpu, ...]:
-        """No library or no driver, from the start or since a reload; the next read tries again."""
-        self._ready = False
-        if isinstance(error, (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded)) and not self._last:
-            self._said.append(f"no NVIDIA driver ({error}): this node has no GPUs to offer")
-            return ()
-        self._said.append(f"the NVIDIA driver does not answer ({error}): its GPUs are not given to new runs")
-        return tuple(replace(gpu, healthy=False) for gpu in self._last)
+    def close(self) -> None:
+        """Lets the driver go; never raises."""
+        self._drop_events()
+        with suppress(pynvml.NVMLError):  # the driver went first
+            pynvml.nvmlShutdown()
 
-    def _complete(self, gpus: list[Gpu]) -> tuple[Gpu, ...]:
-        """With those that have gone since the last time, as unhealthy."""
-        there = {gpu.uuid for gpu in gpus}
-        places = {gpu.index for gpu in gpus}
-        for gpu in self._last:
-            if gpu.uuid not in there and gpu.index not in places:
-                self._said.append(f"GPU {gpu.index} ({gpu.model}) has fallen off the bus: it is not given to new runs")
-                gpus.append(replace(gpu, healthy=False))
-        return tuple(sorted(gpus, key=lambda gpu: gpu.index))
+    def _drop_events(self) -> None:
+        if self._events is not None:
+            with suppress(pynvml.NVMLError):
+                pynvml.nvmlEventSetFree(self._events)
+        self._events, self._watched = None, {}
 
-    def _device(self, index: int, own_pids: frozenset[int]) -> list[_Seen] | None:
+    def take_problems(self) -> tuple[str, ...]:
+        """What could not be read since this was last asked, in plain sentences."""
+        found = [f"{what} is not told by the driver for {', '.join(of)}" for what, of in sorted(self._not_told.items())]
+        found += self._problems
+        self._not_told, self._problems = {}, []
+        return tuple(found)
+
+    def ask(self, what: str, of: str, call: Callable[..., Any], *args: Any) -> Any:
+        """The answer, or None and a problem noted ("`what` ... `of`"). Raises DriverGone, GpuUnreachable."""
         try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            slices = self._slices(handle, index)
-            if slices:
-                return slices
-            uuid = _text(pynvml.nvmlDeviceGetUUID(handle))
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            return call(*args)
         except pynvml.NVMLError as error:
-            if not any(gpu.index == index for gpu in self._last):
-                self._said.append(f"GPU {index} cannot be read ({error}): it is left out")
+            code = error.value
+            if code in _GONE:
+                raise DriverGone(_GONE[code]) from error
+            if code in _UNREACHABLE:
+                raise GpuUnreachable(_UNREACHABLE[code]) from error
+            if code in _NOT_OFFERED:
+                self._not_told.setdefault(what, []).append(of)
+            else:
+                self._problems.append(f"{what} of {of} could not be read: {error}")
             return None
-        pci = self._ask("nvmlDeviceGetPciInfo", None, handle)
-        bus_id = _text(pci.busId) if pci else ""
-        capability = self._ask("nvmlDeviceGetCudaComputeCapability", (0, 0), handle)
-        ends, switched = self._links(handle)
-        gpu = Gpu(
-            uuid,
-            index,
-            _text(self._ask("nvmlDeviceGetName", "unknown", handle)),
-            int(memory.total) // _MIB,
-            self._foreign_mib(handle, own_pids),
-            compute_capability=tuple(capability),
-            numa_node=_numa_node(bus_id),
-            healthy=self._healthy(handle, index),
+        except UnicodeDecodeError:  # pynvml decodes texts, which a broken infoROM may spoil
+            self._problems.append(f"{what} of {of} is no text")
+            return None
+
+    # The driver.
+
+    def driver_version(self) -> str:
+        return self.ask("driver version", "this host", pynvml.nvmlSystemGetDriverVersion) or ""
+
+    def cuda_version(self) -> str:
+        """Like "12.9": the newest CUDA that the driver runs."""
+        number = self.ask("CUDA version", "this host", pynvml.nvmlSystemGetCudaDriverVersion_v2)
+        return f"{number // 1000}.{number % 1000 // 10}" if number else ""
+
+    def count(self) -> int:
+        return self.ask("number of GPUs", "this host", pynvml.nvmlDeviceGetCount) or 0
+
+    def handle(self, nvml_index: int) -> Any:
+        return self.ask("handle", f"GPU {nvml_index}", pynvml.nvmlDeviceGetHandleByIndex, nvml_index)
+
+    # One GPU; `of` is how it is called in a problem.
+
+    def uuid(self, handle: Any, of: str) -> str:
+        return self.ask("UUID", of, pynvml.nvmlDeviceGetUUID, handle) or ""
+
+    def name(self, handle: Any, of: str) -> str:
+        return self.ask("model", of, pynvml.nvmlDeviceGetName, handle) or ""
+
+    def memory_mib(self, handle: Any, of: str) -> tuple[int, int] | tuple[None, None]:
+        """Total, and all that is not free."""
+        info = self.ask("memory", of, pynvml.nvmlDeviceGetMemoryInfo, handle)
+        if info is None:
+            return None, None
+        # Rounded against us: no run is promised a MiB that is not there.
+        return info.total // MIB, -(-(info.total - info.free) // MIB)
+
+    def utilisation_percent(self, handle: Any, of: str) -> int | None:
+        rates = self.ask("utilisation", of, pynvml.nvmlDeviceGetUtilizationRates, handle)
+        return None if rates is None else int(rates.gpu)
+
+    def compute_capability(self, handle: Any, of: str) -> tuple[int, int] | None:
+        found: tuple[int, int] | None = self.ask(
+            "compute capability", of, pynvml.nvmlDeviceGetCudaComputeCapability, handle
         )
-        return [_Seen(gpu, bus_id, ends, switched)]
-
-    def _ask(self, what: str, default: _T, *arguments: Any) -> Any | _T:
-        """One call; a device that does not support it is nothing to worry about."""
-        try:
-            return getattr(pynvml, what)(*arguments)
-        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
-            return default
-        except pynvml.NVMLError as error:
-            self._said.append(f"{what} failed ({error})")
-            return default
-
-    def _foreign_mib(self, handle: Any, own_pids: frozenset[int]) -> int:
-        """In MiB, rounded up to 256: less is breathing. What the driver itself keeps is not counted."""
-        processes: list[Any] = self._ask("nvmlDeviceGetComputeRunningProcesses", [], handle)
-        foreign = sum(int(one.usedGpuMemory or 0) for one in processes if one.pid not in own_pids)
-        return -(-foreign // (256 * _MIB)) * 256 if foreign else 0
-
-    def _healthy(self, handle: Any, index: int) -> bool:
-        uncorrected = self._ask(
-            "nvmlDeviceGetTotalEccErrors",
-            0,
-            handle,
-            pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
-            pynvml.NVML_VOLATILE_ECC,
-        )
-        if uncorrected:
-            self._said.append(f"GPU {index} has {uncorrected} uncorrectable memory errors: it is not given to new runs")
-        degrees = self._ask("nvmlDeviceGetTemperature", 0, handle, pynvml.NVML_TEMPERATURE_GPU)
-        if degrees >= _HOT_C:
-            self._said.append(f"GPU {index} is at {degrees} degrees: it is not given to new runs")
-        return not uncorrected and degrees < _HOT_C
-
-    def _slices(self, handle: Any, index: int) -> list[_Seen]:
-        """MIG slices of a GPU that is cut into some. They get indices of their own beyond those of GPUs."""
-        mode = self._ask("nvmlDeviceGetMigMode", (0, 0), handle)
-        if not mode[0]:
-            return []
-        capability = self._ask("nvmlDeviceGetCudaComputeCapability", (0, 0), handle)
-        found: list[_Seen] = []
-        for place in range(int(self._ask("nvmlDeviceGetMaxMigDeviceCount", 0, handle))):
-            try:
-                mig = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)
-                name = _text(pynvml.nvmlDeviceGetName(mig))
-                total = int(pynvml.nvmlDeviceGetMemoryInfo(mig).total) // _MIB
-                uuid = _text(pynvml.nvmlDeviceGetUUID(mig))
-            except pynvml.NVMLError:
-                continue  # a place without a slice
-            model, _, profile = name.partition(" MIG ")
-            number = 100 * (index + 1) + place
-            gpu = Gpu(uuid, number, model, total, compute_capability=tuple(capability), mig_profile=profile)
-            found.append(_Seen(gpu, "", frozenset(), False))
         return found
 
-    def _links(self, handle: Any) -> tuple[frozenset[str], bool]:
-        ends: set[str] = set()
-        switched = False
-        for link in range(_LINKS):
-            try:
-                if not pynvml.nvmlDeviceGetNvLinkState(handle, link):
-                    continue
-                remote = _text(pynvml.nvmlDeviceGetNvLinkRemotePciInfo(handle, link).busId)
-            except pynvml.NVMLError:
-                break  # this GPU has no more links, or none
-            kind = self._ask("nvmlDeviceGetNvLinkRemoteDeviceType", pynvml.NVML_NVLINK_DEVICE_TYPE_GPU, handle, link)
-            switched |= kind == pynvml.NVML_NVLINK_DEVICE_TYPE_SWITCH
-            ends.add(remote)
-        return frozenset(ends), switched
+    def pci_bus_id(self, handle: Any, of: str) -> str:
+        info = self.ask("PCI bus id", of, pynvml.nvmlDeviceGetPciInfo_v3, handle)
+        if info is None:
+            return ""
+        text = info.busId
+        return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
 
-
-def _linked(seen: list[_Seen]) -> list[Gpu]:
-    """The GPUs with their peers. All that are linked to an NVSwitch reach each other."""
-    gpus = []
-    for one in seen:
-        peers = (
-            other.gpu.index
-            for other in seen
-            if other is not one and ((one.switched and other.switched) or other.bus_id in one.ends)
+    def numa_node(self, handle: Any, of: str) -> int | None:
+        """The nearest NUMA node of the host (nvmlDeviceGetNumaNodeId is another: that of the GPU's own memory)."""
+        words = self.ask(
+            "NUMA node", of, pynvml.nvmlDeviceGetMemoryAffinity, handle, 16, pynvml.NVML_AFFINITY_SCOPE_NODE
         )
-        gpus.append(replace(one.gpu, nvlink_peers=frozenset(peers)))
-    return gpus
+        if words is None:
+            return None
+        bits = sum(int(word) << 64 * place for place, word in enumerate(words))
+        return (bits & -bits).bit_length() - 1 if bits else None
+
+    def power_w(self, handle: Any, of: str) -> float | None:
+        return _thousandth(self.ask("power", of, pynvml.nvmlDeviceGetPowerUsage, handle))
+
+    def power_limit_w(self, handle: Any, of: str) -> float | None:
+        return _thousandth(self.ask("power limit", of, pynvml.nvmlDeviceGetEnforcedPowerLimit, handle))
+
+    def temperature_c(self, handle: Any, of: str) -> float | None:
+        # Not nvmlDeviceGetTemperatureV: drivers before 570 do not have it, and all have this.
+        found: float | None = self.ask(
+            "temperature", of, pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU
+        )
+        return found
+
+    def slowdown_c(self, handle: Any, of: str) -> float | None:
+        threshold = pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
+        found: float | None = self.ask(
+            "slowdown temperature", of, pynvml.nvmlDeviceGetTemperatureThreshold, handle, threshold
+        )
+        return found
+
+    def ecc_uncorrected(self, handle: Any, of: str) -> int | None:
+        kind, since_load = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+        found: int | None = self.ask("ECC", of, pynvml.nvmlDeviceGetTotalEccErrors, handle, kind, since_load)
+        return found
+
+    def remapping(self, handle: Any, of: str) -> tuple[bool, bool] | tuple[None, None]:
+        """Of faulty memory rows: a remapping waits for a reset; a remapping failed."""
+        rows = self.ask("row remapping", of, pynvml.nvmlDeviceGetRemappedRows, handle)
+        return (None, None) if rows is None else (bool(rows[2]), bool(rows[3]))
+
+    def processes(self, handle: Any, of: str) -> list[tuple[int, int | None, int | None]] | None:
+        """(pid, MiB, GPU instance) of each process that computes or draws on it."""
+        found: list[tuple[int, int | None, int | None]] = []
+        for what, call in (
+            ("compute processes", pynvml.nvmlDeviceGetComputeRunningProcesses_v3),
+            ("graphics processes", pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3),
+        ):
+            processes = self.ask(what, of, call, handle)
+            if processes is None and what == "compute processes":
+                return None
+            for one in processes or ():
+                held = None if one.usedGpuMemory is None else -(-int(one.usedGpuMemory) // MIB)
+                found.append((int(one.pid), held, _instance(one.gpuInstanceId)))
+        return found
+
+    # Between two GPUs.
+
+    def topology(self, one: Any, other: Any, of: str) -> Topology | None:
+        level = self.ask("PCIe topology", of, pynvml.nvmlDeviceGetTopologyCommonAncestor, one, other)
+        return Topology(level) if level in list(Topology) else None
+
+    def nvlinked(self, one: Any, other: Any, of: str) -> bool | None:
+        """They reach each other's memory over NVLink, directly or through NVSwitch."""
+        status = self.ask("NVLink", of, pynvml.nvmlDeviceGetP2PStatus, one, other, pynvml.NVML_P2P_CAPS_INDEX_NVLINK)
+        return None if status is None else status == pynvml.NVML_P2P_STATUS_OK
+
+    # MIG.
+
+    def mig_enabled(self, handle: Any, of: str) -> bool | None:
+        """None on GPUs that know no MIG: that is no problem to report."""
+        mode = self.ask("MIG mode", of, _mig_mode, handle)
+        return None if mode is None else bool(mode)
+
+    def mig_handles(self, handle: Any, of: str) -> list[Any]:
+        most = self.ask("number of MIG slices", of, pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
+        found = [self.ask("MIG slice", of, _mig_handle, handle, index) for index in range(most)]
+        return [one for one in found if one is not None]
+
+    def mig_instances(self, handle: Any, of: str) -> tuple[int | None, int | None]:
+        """(GPU instance, compute instance) of a MIG device."""
+        gpu_instance = self.ask("GPU instance", of, pynvml.nvmlDeviceGetGpuInstanceId, handle)
+        return gpu_instance, self.ask("compute instance", of, pynvml.nvmlDeviceGetComputeInstanceId, handle)
+
+    # XIDs.
+
+    def watch(self, handle: Any, uuid: str, of: str) -> None:
+        """From now on XIDs of this GPU are noticed; asked again it does nothing."""
+        if uuid in self._watched.values():
+            return
+        if self._events is None:
+            self._events = self.ask("events", "this host", pynvml.nvmlEventSetCreate)
+        if self._events is not None:
+            xids = pynvml.nvmlEventTypeXidCriticalError
+            if self.ask("XID events", of, _register, handle, xids, self._events):
+                self._watched[_address(handle)] = uuid
+
+    def unwatch(self, uuid: str) -> None:
+        """This GPU was reset or lost: register it anew when it is back."""
+        self._watched = {address: watched for address, watched in self._watched.items() if watched != uuid}
+
+    def new_xids(self) -> list[tuple[str, int, int | None]]:
+        """(uuid of the GPU or "", code, GPU instance) of each XID since this was last asked; does not wait."""
+        found: list[tuple[str, int, int | None]] = []
+        while self._events is not None and len(found) < EVENTS_AT_ONCE:
+            try:
+                event = self.ask("events", "this host", _next_event, self._events)
+            except GpuUnreachable:
+                self._drop_events()  # a set with a lost GPU in it may stay silent: make one of those that are left
+                break
+            if event is None:
+                break
+            # By address first: a GPU that has just been lost no longer tells its uuid.
+            uuid = self._watched.get(_address(event.device)) or self._uuid_of(event)
+            found.append((uuid, int(event.eventData), _instance(event.gpuInstanceId)))
+        return found
+
+    def _uuid_of(self, event: Any) -> str:
+        try:
+            return self.uuid(event.device, "a GPU with an event")
+        except GpuUnreachable:
+            return ""
 
 
-def _numa_node(bus_id: str) -> int | None:
-    """From the kernel: NVML writes the PCI domain with eight digits, the kernel with four."""
-    path = Path("/sys/bus/pci/devices") / bus_id.lower()[-12:] / "numa_node"
+def _mig_mode(handle: Any) -> int | None:
     try:
-        node = int(path.read_text())
-    except (OSError, ValueError):
+        return int(pynvml.nvmlDeviceGetMigMode(handle)[0])
+    except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
         return None
-    return node if node >= 0 else None
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _mig_handle(handle: Any, index: int) -> Any:
+    """None where no slice is made: the places are numbered up to the most there can be."""
+    try:
+        return pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+    except (pynvml.NVMLError_NotFound, pynvml.NVMLError_InvalidArgument):
+        return None
+
+
+def _register(handle: Any, kinds: int, events: Any) -> bool:
+    pynvml.nvmlDeviceRegisterEvents(handle, kinds, events)
+    return True
+
+
+def _next_event(events: Any) -> Any:
+    try:
+        return pynvml.nvmlEventSetWait_v2(events, 0)
+    except pynvml.NVMLError_Timeout:
+        return None
+
+
+def _instance(number: int) -> int | None:
+    return None if number == NO_INSTANCE else int(number)
+
+
+def _thousandth(number: int | None) -> float | None:
+    return None if number is None else number / 1000
+
+
+def _address(handle: Any) -> int:
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0

@@ -10,28 +10,30 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 from uuid import UUID
 
 import anyio
-import psutil
+import anyio.to_thread
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_logger
 
 from trimtab_work_pools.advertise import Advertisement, current
+from trimtab_work_pools.devices_env import run_environment
 from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import CapacityError, Node, Placement
+from trimtab_work_pools.worker.affinity import bind
 from trimtab_work_pools.worker.announce import NODE_CHANGED, announce, subscribed
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
 from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
 from trimtab_work_pools.worker.peers import Peers
 from trimtab_work_pools.worker.picking import Picked, Queued, pick
 from trimtab_work_pools.worker.pool_policy import PolicyError
-from trimtab_work_pools.worker.run_environment import run_environment
 from trimtab_work_pools.worker.stopping import Stopping
 from trimtab_work_pools.worker.telling import Telling
+from trimtab_work_pools.worker.this_node import ThisNode
 
 __all__ = ["Dispatcher"]
 
@@ -51,15 +53,17 @@ class Dispatcher:
         pool: str,
         client: PrefectClient,
         queues: set[str],
-        read_node: Callable[[], Node],
     ) -> None:
         self.stopping = Stopping()
         self._worker, self._pool, self._queues = worker, pool, queues
-        self._read_node, self._policy = read_node, Policy()
+        self._policy = Policy()
         self._control = ControlPlane(client, pool)
         self._telling = Telling(self._control, client, pool)
         self._peers = Peers(worker, pool, self._control)
         self._claims = HostClaims()
+        self._this_node = ThisNode.from_environment(self.pids)
+        self._node = self._this_node.read()
+        self._said: set[str] = set()
         self._mine: dict[str, HostClaim] = {}
         self._lock = anyio.Lock()
         self._wake = anyio.Event()
@@ -85,7 +89,7 @@ class Dispatcher:
             else:
                 self._claims.release(run_id, claim.claim_id)
                 self._logger.warning("Run %s lost its process while no worker was here; it goes back", run_id)
-                why = f"its process on {self._read_node().name} has gone"
+                why = f"its process on {self._node.name} has gone"
                 await self._control.back_to_queue(UUID(run_id), "Rescheduled", why)
 
     def adopted(self) -> list[HostClaim]:
@@ -100,14 +104,14 @@ class Dispatcher:
     async def drain(self) -> None:
         """Nothing new is started here from now on; peers are told."""
         self._draining = True
-        await self._advertise(self._ledger(), force=True)
+        await self._advertise(await self._ledger(), force=True)
 
     # --- picking ---
 
     async def pick(self, prefetch_s: float, pool_limit: int | None, room: int | None) -> list[FlowRun]:
         """The runs to start here now, with their devices claimed; and the housekeeping of one round."""
         async with self._lock:
-            ledger = self._ledger()
+            ledger = await self._ledger()
             await self._advertise(ledger)
             waiting = await self._queue(prefetch_s)
             peers = await self._peers.now()
@@ -177,15 +181,22 @@ class Dispatcher:
 
     # --- what happens to a claim ---
 
-    def environment(self, run_id: UUID) -> dict[str, str]:
-        """What the run is told of its devices. Raises LookupError if it holds none: it was not picked here."""
+    def environment(self, run_id: UUID, own: Mapping[str, str]) -> dict[str, str]:
+        """What the run is told of its devices, over its `own` variables.
+
+        Raises LookupError if it holds none (it was not picked here), DeviceError (a LookupError) if one has gone.
+        """
         claim = self._mine.get(str(run_id))
         if claim is None:
             raise LookupError(f"run {run_id} was not picked by this worker: it holds no devices of this host")
-        return run_environment(self._read_node(), claim.holding.placement, claim.claim_id)
+        told = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TRIMTAB_NODE": self._node.name, "TRIMTAB_CLAIM": claim.claim_id}
+        return told | run_environment(claim.holding.placement, self._node, own=own)
 
     def started(self, run_id: UUID, pid: int) -> None:
-        """The run has a process. One that was told to stop before that is told again."""
+        """The run has a process, which is bound to its CPUs. One that was told to stop before that is told again."""
+        claim = self._mine.get(str(run_id))
+        if claim is not None:
+            bind(pid, claim.holding.placement, self._node, self._this_node.host, self.pids())
         self._claims.started(str(run_id), pid)
         self.stopping.has_process(str(run_id), pid)
 
@@ -235,13 +246,8 @@ class Dispatcher:
             self.stopping.tell(run_id, self._pid(run_id), name, why, grace_s)
 
     def pids(self) -> set[int]:
-        """Processes of all runs on this host, with their children."""
-        found: set[int] = set()
-        for claim in self._claims.all():
-            if claim.running:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    found |= {claim.pid, *(child.pid for child in psutil.Process(claim.pid).children(recursive=True))}
-        return found
+        """Of the processes of all runs on this host, through whichever worker; what they have started is not named."""
+        return {claim.pid for claim in self._claims.all() if claim.running}
 
     def preemptible(self, run_id: str) -> bool:
         return run_id in self._mine and self._mine[run_id].holding.demand.preemptible
@@ -286,13 +292,21 @@ class Dispatcher:
 
     # --- this host ---
 
-    def _ledger(self) -> Ledger:
+    async def _ledger(self) -> Ledger:
         """This node as it is now, and all that holds a part of it, through whichever worker of this host."""
+        self._node = await anyio.to_thread.run_sync(self._this_node.read)
+        for problem in set(self._this_node.problems) - self._said:
+            self._logger.warning("%s", problem)
+        self._said = set(self._this_node.problems)
         claims = [claim for claim in self._claims.all() if claim.counts(time.time())]
-        ledger = Ledger(self._read_node(), tuple(claim.holding for claim in claims))
+        ledger = Ledger(self._node, tuple(claim.holding for claim in claims))
         for run_id, until_s in self.stopping.times().items():
             ledger = ledger.stopping(run_id, until_s)
         return ledger
+
+    def close(self) -> None:
+        """Lets the driver of the GPUs go."""
+        self._this_node.close()
 
     def _now_s(self) -> float:
         return self._control.now_s()

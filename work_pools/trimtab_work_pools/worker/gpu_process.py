@@ -19,15 +19,14 @@ from prefect.workers.process import (
 )
 from pydantic import Field
 
-from trimtab_work_pools.inventory import Nvml, host_node
 from trimtab_work_pools.launchers.errors import LaunchError, ParentUnfit
 from trimtab_work_pools.launchers.forking import ForkLauncher
-from trimtab_work_pools.resources import Node
 from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.drain import Drain
 from trimtab_work_pools.worker.forked import run_forked
 from trimtab_work_pools.worker.prefect_hooks import Entry
 from trimtab_work_pools.worker.resources_form import Resources
+from trimtab_work_pools.worker.this_node import NodeSettings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import WorkerFlowRunResponse
@@ -71,14 +70,10 @@ class GpuProcessWorker(ProcessWorker):
         return template
 
     async def setup(self) -> None:
-        self._nvml = Nvml()
-        self._said: set[str] = set()
-        host_node()  # a wrong setting is said before anything is started
+        NodeSettings.from_environment(os.environ)  # a wrong setting is said before anything is started
         self._launcher = await self._open_launcher()
         await super().setup()
-        self._dispatcher = Dispatcher(
-            self.name, self._work_pool_name, self.client, set(self._work_queues), self._read_node
-        )
+        self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues))
         await self._dispatcher.take_over()
         self._drain = Drain(self._dispatcher, self._logger)
         self._drain.watch_signals()
@@ -98,19 +93,12 @@ class GpuProcessWorker(ProcessWorker):
             self._logger.warning("Runs are started as fresh processes, which takes longer: %s", error)
             return None
 
-    def _read_node(self) -> Node:
-        """This host now. GPUs are read by NVML in milliseconds; what it could not read is said once."""
-        gpus = self._nvml.read(self._dispatcher.pids())
-        for problem in set(self._nvml.problems) - self._said:
-            self._logger.warning("%s", problem)
-        self._said = set(self._nvml.problems)
-        return host_node(gpus)
-
     async def teardown(self, *exc_info: Any) -> None:
         with anyio.CancelScope(shield=True):
             self._drain.stop_watching()
             with contextlib.suppress(Exception):  # the server may be the reason why it stops
                 await self._dispatcher.withdraw()
+            self._dispatcher.close()
         await super().teardown(*exc_info)
         if self._launcher is not None:
             with anyio.CancelScope(shield=True):
@@ -168,7 +156,8 @@ class GpuProcessWorker(ProcessWorker):
         configuration: ProcessJobConfiguration,
         task_status: anyio.abc.TaskStatus[int] | None = None,
     ) -> ProcessWorkerResult:
-        configuration.env |= self._dispatcher.environment(flow_run.id)
+        own = {name: value for name, value in configuration.env.items() if value is not None}
+        configuration.env |= self._dispatcher.environment(flow_run.id, own)
         status = _Started(task_status, lambda pid: self._dispatcher.started(flow_run.id, pid))
         # A command of the user's own is a process of its own; else the one that is forked has Prefect imported already.
         if self._launcher is not None and not configuration._command_configured:

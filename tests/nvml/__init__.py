@@ -1,1 +1,0 @@
-"""A libnvidia-ml.so.1 of this project's own, for machines without a GPU."""

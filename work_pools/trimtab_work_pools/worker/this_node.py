@@ -1,0 +1,123 @@
+"""The node of this worker: what the inventory reads, narrowed to what the worker may offer.
+
+Set by the environment: TRIMTAB_NODE_NAME, TRIMTAB_NODE_CPUS, TRIMTAB_NODE_MEMORY_MIB, TRIMTAB_NODE_LABELS
+(`region=eu-1,tier=gold`), TRIMTAB_NODE_DOMAIN (a rack, or whatever fails together).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from trimtab_work_pools.inventory import Host, HostReading, Reader, node_of, open_reader
+from trimtab_work_pools.inventory.host import parse_labels
+from trimtab_work_pools.resources import Gpu, Node
+
+__all__ = ["NodeSettings", "SettingError", "ThisNode", "advertised"]
+
+_GIB_MIB = 1024
+_BREATH_MIB = 256
+
+
+class SettingError(ValueError):
+    """A setting of the node is wrong; the text names the variable and says what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What is offered of the host; None: all that there is."""
+
+    name: str = ""
+    cpus: float | None = None
+    memory_mib: float | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    failure_domain: str = ""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> NodeSettings:
+        """Raises SettingError, or LabelError (a ValueError too)."""
+        return cls(
+            environment.get("TRIMTAB_NODE_NAME", ""),
+            _number(environment, "TRIMTAB_NODE_CPUS"),
+            _number(environment, "TRIMTAB_NODE_MEMORY_MIB"),
+            tuple(sorted(parse_labels((), environment).items())),
+            environment.get("TRIMTAB_NODE_DOMAIN", ""),
+        )
+
+
+def advertised(reading: HostReading, settings: NodeSettings) -> Node:
+    """The node that peers plan with. What breathes is rounded: a node that always changes would always be news."""
+    node = node_of(reading)
+    return replace(
+        node,
+        cpu_total_milli=node.cpu_total_milli if settings.cpus is None else round(settings.cpus * 1000),
+        memory_total_mib=node.memory_total_mib if settings.memory_mib is None else round(settings.memory_mib),
+        disk_total_mib=node.disk_total_mib // _GIB_MIB * _GIB_MIB,
+        gpus=tuple(_steady(gpu) for gpu in node.gpus),
+        failure_domain=settings.failure_domain or node.failure_domain,
+        advertised_at_s=0.0,  # the advertisement has its own time
+    )
+
+
+class ThisNode:
+    """Reads this host again and again. `problems` are sentences on what is not offered, or could not be read."""
+
+    def __init__(self, settings: NodeSettings, our_pids: Callable[[], Collection[int]], folder: Path) -> None:
+        self._settings = settings
+        self._reader: Reader = open_reader(folder, name=settings.name, labels=dict(settings.labels), our_pids=our_pids)
+        self._reading: HostReading | None = None
+
+    def read(self) -> Node:
+        """This host now. Blocks as long as the driver takes: call it off the event loop."""
+        self._reading = self._reader.read()
+        return advertised(self._reading, self._settings)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Of the last reading."""
+        return () if self._reading is None else tuple(_problems(self._reading))
+
+    @property
+    def host(self) -> Host:
+        """Of the last reading; the first is made if there was none."""
+        if self._reading is None:
+            self.read()
+        assert self._reading is not None
+        return self._reading.host
+
+    def close(self) -> None:
+        """Lets the driver go."""
+        self._reader.close()
+
+    @classmethod
+    def from_environment(cls, our_pids: Callable[[], Collection[int]] = tuple) -> ThisNode:
+        """Raises SettingError, or LabelError (a ValueError too)."""
+        return cls(NodeSettings.from_environment(os.environ), our_pids, Path.cwd())
+
+
+def _problems(reading: HostReading) -> Iterator[str]:
+    yield from reading.problems
+    for gpu in reading.devices.gpus:
+        if not gpu.unreachable:  # said already
+            for uuid, health in ((gpu.uuid, gpu.health), *((part.uuid, part.health) for part in gpu.slices)):
+                yield from (f"GPU {gpu.index} ({uuid}) is not given to new runs: {why}" for why in health.reasons)
+
+
+def _steady(gpu: Gpu) -> Gpu:
+    used_mib = -(-gpu.memory_used_mib // _BREATH_MIB) * _BREATH_MIB
+    return replace(gpu, memory_used_mib=min(used_mib, gpu.memory_total_mib))
+
+
+def _number(environment: Mapping[str, str], name: str) -> float | None:
+    text = environment.get(name)
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < 1e9:
+        raise SettingError(f"{name} must be a number above 0, not {text!r}")
+    return number
