@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Set in some images: without byte code every process that starts imports Prefect five times slower.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-long coverage check fmt constraints clean
+.PHONY: run test test-long coverage check check-infra fmt constraints clean
 
 run: $(READY)
 	@$(BIN)/trimtab demo --state $(STATE) $(if $(KEEP),--keep) $(if $(FRESH),--fresh) $(if $(THROUGH),--through $(THROUGH))
@@ -24,11 +24,22 @@ test-long: $(READY)
 coverage: $(READY)
 	@$(BIN)/python -m pytest tests -m "not long" --cov --cov-report=term-missing:skip-covered
 
-check: $(READY)
+check: $(READY) check-infra
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Each file by its own tool, where that is installed. What systemd only warns of counts as a fault.
+# The program that a unit starts is not installed here: /bin/true is.
+check-infra: $(READY)
+	@$(BIN)/python -m pytest tests/infra/iac -q
+	@if command -v systemd-analyze >/dev/null; then \
+		folder=$$(mktemp -d); sed 's#^ExecStart=[^ ]*#ExecStart=/bin/true#' infra/systemd/trimtab-worker.service \
+			> $$folder/trimtab-worker.service; \
+		faults=$$(systemd-analyze verify $$folder/trimtab-worker.service 2>&1); code=$$?; rm -rf "$$folder"; \
+		[ $$code -eq 0 ] && [ -z "$$faults" ] || { echo "$$faults" >&2; exit 1; }; \
+	else echo "not checked: systemd units (no systemd-analyze)"; fi
 
 fmt: $(READY)
 	$(BIN)/ruff format .
