@@ -45,6 +45,7 @@ def send(
 ) -> None:
     """Deliver metric points to the Prefect server of this process's settings until interrupted."""
     from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     from trimtab_infra.metric_events.mlflow_reading import MlflowReading
     from trimtab_infra.metric_events.plugin import prefixes
@@ -66,7 +67,9 @@ def send(
         lookback_s=lookback_days * 86400,
         first_lookback_s=first_lookback_hours * 3600,
     )
-    with _only_one(outbox), get_client(sync_client=True) as client:
+    # Prefect's own retries would hold up the outbox for minutes; the sender comes back by itself.
+    quick = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
+    with _only_one(outbox), quick, get_client(sync_client=True, httpx_settings={"timeout": 15}) as client:
         ledger = Ledger(_ledger_file(outbox))
         try:
             sender = Sender(settings, ledger, MlflowReading(tracking_uri, prefixes()), PrefectWriting(client))

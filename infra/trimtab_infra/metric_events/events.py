@@ -17,6 +17,9 @@ __all__ = ["METRIC_LOGGED", "Event", "Noted", "RunInfo", "events_of", "model_of"
 #: The name of the events.
 METRIC_LOGGED = "trimtab.metric.logged"
 
+#: Of the ids of events that tell of several points.
+_MERGED = UUID("0c7d5e8e-6a54-5a55-8f0c-53c1a0b64b0d")
+
 #: As ``trimtab_flows.tracking.monitoring_experiment`` names the experiment of a model's monitored windows.
 _MONITORING = "-monitoring"
 
@@ -71,10 +74,11 @@ def events_of(noted: Sequence[Noted], runs: Mapping[str, RunInfo], coalesce: boo
 
 
 def _event(group: Sequence[Noted], run: RunInfo) -> Event:
-    last = max(group, key=lambda one: (one.point.step, one.point.timestamp_ms))
+    # The id decides between points of one step and time, so that the order they came in does not.
+    last = max(group, key=lambda one: (one.point.step, one.point.timestamp_ms, one.point.id))
     point = last.point
     ids = sorted(str(one.point.id) for one in group)
-    identity = point.id if len(group) == 1 else uuid5(point.id, "\0".join(ids))
+    identity = point.id if len(group) == 1 else uuid5(_MERGED, "\0".join(ids))
     body = {
         "id": str(identity),
         # When it was noticed: the client's timestamp may be years old, and Prefect forgets old events at once.

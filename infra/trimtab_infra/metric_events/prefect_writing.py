@@ -13,12 +13,16 @@ __all__ = ["PAGE", "PrefectAway", "PrefectRefused", "PrefectWriting"]
 #: Events that `/events/filter` gives at most (`prefect.server.events.storage.INTERACTIVE_PAGE_SIZE`).
 PAGE = 50
 
-#: Client errors that say nothing against the events.
-_MAY_PASS = frozenset({401, 403, 407, 408, 425, 429})
+#: Answers that blame the events; others (credentials, a wrong address, too many requests) may pass.
+_REFUSED = frozenset({400, 413, 422})
 
 
 class PrefectAway(ConnectionError):
-    """Prefect does not answer now; what was sent may have reached it or not."""
+    """Prefect does not answer now; what was sent may have reached it or not, unless ``reached`` is False."""
+
+    def __init__(self, said: str, reached: bool = True) -> None:
+        super().__init__(said)
+        self.reached = reached
 
 
 class PrefectRefused(ValueError):
@@ -60,8 +64,9 @@ class PrefectWriting:
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
             said = f"Prefect answered {status}: {error.response.text[:300]}"
-            if 400 <= status < 500 and status not in _MAY_PASS:
+            if status in _REFUSED:
                 raise PrefectRefused(said) from error
             raise PrefectAway(said) from error
         except httpx.HTTPError as error:
-            raise PrefectAway(f"Prefect does not answer: {type(error).__name__} {error}") from error
+            reached = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            raise PrefectAway(f"Prefect does not answer: {type(error).__name__} {error}", reached) from error

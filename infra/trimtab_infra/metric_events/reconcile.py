@@ -7,11 +7,12 @@ and so finds a missed point that was older than the latest. Both go run by run, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from trimtab_infra.metric_events.ledger import Ledger
 from trimtab_infra.metric_events.mlflow_reading import MlflowReading, RunSeen
+from trimtab_infra.metric_events.points import Point
 
 __all__ = ["LOOKED", "changed_keys", "look"]
 
@@ -39,12 +40,22 @@ def changed_keys(run: RunSeen, before: str | None) -> tuple[list[str], str]:
 
 
 def look(
-    ledger: Ledger, mlflow: MlflowReading, now_ms: int, *, lookback_ms: int, first_lookback_ms: int, deep: bool
+    ledger: Ledger,
+    mlflow: MlflowReading,
+    catch_up: Callable[[], object],
+    now_ms: int,
+    *,
+    lookback_ms: int,
+    first_lookback_ms: int,
+    deep: bool,
 ) -> Iterator[int]:
     """Look once; gives, after each run, how many points were new.
 
     The first look of a new ledger tells of points of the last ``first_lookback_ms`` and knows the older ones without a
     word: to start the sender beside an MLflow with years in it must not set off years of events.
+
+    Args:
+        catch_up: reads the outbox, so that what was pushed meanwhile does not count as missed.
 
     Raises:
         MlflowAway: there is no answer; what was found until then is kept.
@@ -56,20 +67,18 @@ def look(
         before = ledger.cursor(name)
         keys, remembered = changed_keys(run, None if deep else before)
         if keys:
-            yield _read(ledger, mlflow, run.info.run_id, keys, bounds, now_ms)
+            points = [point for key in keys for point in mlflow.history(run.info.run_id, key)]
+            catch_up()
+            yield _take(ledger, points, bounds.news_since_ms, now_ms)
         # After its points: a kill between the two means another reading, and nothing missed.
         if remembered != before:
             ledger.set_cursor(name, remembered)
     ledger.set_cursor(LOOKED, str(now_ms))
 
 
-def _read(ledger: Ledger, mlflow: MlflowReading, run_id: str, keys: list[str], bounds: _Bounds, now_ms: int) -> int:
-    found = 0
-    for key in keys:
-        points = mlflow.history(run_id, key)
-        since = bounds.news_since_ms
-        if since is not None:
-            ledger.notice([old for old in points if old.timestamp_ms < since], "reconcile", now_ms, skip=True)
-            points = [new for new in points if new.timestamp_ms >= since]
-        found += ledger.notice(points, "reconcile", now_ms)
-    return found
+def _take(ledger: Ledger, points: list[Point], since_ms: int | None, now_ms: int) -> int:
+    """Notice what is news; know the rest."""
+    if since_ms is not None:
+        ledger.notice([old for old in points if old.timestamp_ms < since_ms], "reconcile", now_ms, skip=True)
+        points = [new for new in points if new.timestamp_ms >= since_ms]
+    return ledger.notice(points, "reconcile", now_ms)

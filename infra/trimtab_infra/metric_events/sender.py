@@ -154,6 +154,10 @@ class Sender:
             self._prefect.send([event.body for event in events])
         except PrefectRefused:
             self._send_singly(events)
+        except PrefectAway as away:
+            if not away.reached:
+                self._ledger.mark_sent(ids, None)
+            raise
         return True
 
     def _not_there_yet(self, events: list[Outgoing]) -> list[Outgoing]:
@@ -219,6 +223,7 @@ class Sender:
         self._look = look(
             self._ledger,
             self._mlflow,
+            self._take_in,
             _now_ms(),
             lookback_ms=int(1000 * self._settings.lookback_s),
             first_lookback_ms=int(1000 * self._settings.first_lookback_s),

@@ -65,7 +65,13 @@ class Sending:
         for process in self.processes:
             if process.poll() is None:
                 process.terminate()
-            process.wait(30)
+        for process in self.processes:
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
 
     def status(self) -> dict[str, int]:
         """What the ledger counts."""
