@@ -1,0 +1,219 @@
+"""Metrics through the spool, to a real MLflow server that is away, slow, forgetful or killed."""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from blocks.tcp_proxy import Fault, Proxy, http
+from infra.metric_events.servers import Server, mlflow_server
+from trimtab_flows.spool import MetricSpool, Replayed, SpoolFull, replay
+from trimtab_flows.spool.journal import Entry, Journal
+from trimtab_flows.spool.sending import Answer, answer_of
+
+GONE = Fault(answer=http("503 Service Unavailable", "busy"))
+
+#: What a training process does, until it is killed.
+TRAINING = """
+import sys
+from pathlib import Path
+from trimtab_flows.spool import MetricSpool
+
+spool = MetricSpool(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+for step in range(10_000):
+    spool.log({"loss": 1 / (step + 1)}, step=step, timestamp_ms=step)
+    print(step, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = mlflow_server(tmp_path_factory.mktemp("mlflow")).start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    with Proxy(server.port) as before:
+        yield before
+
+
+@pytest.fixture
+def client(server: Server) -> MlflowClient:
+    return MlflowClient(server.url)
+
+
+@pytest.fixture
+def run_id(client: MlflowClient) -> str:
+    return str(client.create_run("0").info.run_id)
+
+
+def steps(client: MlflowClient, run_id: str, name: str) -> list[int]:
+    return [point.step for point in client.get_metric_history(run_id, name)]
+
+
+def test_metrics_arrive_and_nothing_stays_on_the_disk(
+    tmp_path: Path, server: Server, client: MlflowClient, run_id: str
+) -> None:
+    with MetricSpool(tmp_path, run_id, server.url) as spool:
+        spool.log({"loss": 0.5, "drift/a|b": 1, "nan": math.nan, "inf": -math.inf}, step=3, timestamp_ms=77)
+    logged = client.get_run(run_id).data.metrics
+    assert (logged["loss"], logged["drift/a_x7C_b"]) == (0.5, 1)
+    assert math.isnan(logged["nan"])
+    assert logged["inf"] == -sys.float_info.max
+    assert [(point.step, point.timestamp) for point in client.get_metric_history(run_id, "loss")] == [(3, 77)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_outage_costs_training_nothing_and_loses_nothing(
+    tmp_path: Path, proxy: Proxy, client: MlflowClient, run_id: str
+) -> None:
+    proxy.fail(GONE)
+    spool = MetricSpool(tmp_path, run_id, proxy.url)
+    began = time.monotonic()
+    for step in range(300):
+        spool.log({"loss": step}, step=step)
+    # MLflow's own client would have blocked for 4 minutes at the first of them.
+    assert time.monotonic() - began < 10
+    assert steps(client, run_id, "loss") == []
+    proxy.heal()
+    assert spool.close() == Replayed(300, 0, 0)
+    assert steps(client, run_id, "loss") == list(range(300))
+
+
+def test_an_answer_that_was_lost_makes_no_second_point(
+    tmp_path: Path, proxy: Proxy, client: MlflowClient, run_id: str
+) -> None:
+    proxy.fail(Fault(cut_after=0), times=2)
+    with MetricSpool(tmp_path, run_id, proxy.url) as spool:
+        spool.log({"loss": 1.0}, step=1)
+    assert steps(client, run_id, "loss") == [1]
+    assert sum(b"log-batch" in request for request in proxy.requests) >= 2
+
+
+def test_what_a_closed_spool_leaves_is_replayed_once(
+    tmp_path: Path, proxy: Proxy, server: Server, client: MlflowClient, run_id: str
+) -> None:
+    proxy.fail(GONE)
+    spool = MetricSpool(tmp_path, run_id, proxy.url)
+    for step in range(3):
+        spool.log({"loss": step}, step=step)
+    assert spool.close(timeout_s=0.5) == Replayed(0, 0, 3)
+    with pytest.raises(RuntimeError, match="closed"):
+        spool.log({"loss": 9})
+    # The spool's own thread goes on while its process lives, and nobody sends beside it.
+    assert replay(tmp_path, server.url) == Replayed(0, 0, 0)
+    proxy.heal()
+    assert spool.close() == Replayed(3, 0, 0)
+    assert steps(client, run_id, "loss") == [0, 1, 2]
+    assert replay(tmp_path, server.url) == Replayed(0, 0, 0)
+
+
+def test_a_killed_process_leaves_every_step_it_logged(
+    tmp_path: Path, proxy: Proxy, server: Server, client: MlflowClient, run_id: str
+) -> None:
+    proxy.fail(GONE)
+    command = [sys.executable, "-c", TRAINING, str(tmp_path), run_id, proxy.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        seen = next(int(line) for line in training.stdout if int(line) >= 50)
+        training.send_signal(signal.SIGKILL)
+        seen = max([seen, *(int(line) for line in training.stdout if line.endswith("\n"))])
+    done = replay(tmp_path, server.url)
+    assert (done.refused, done.left) == (0, 0)
+    logged = steps(client, run_id, "loss")
+    assert logged == list(range(len(logged)))
+    # At most the one step that was on the disk and not yet said.
+    assert len(logged) - (seen + 1) in (0, 1)
+    assert replay(tmp_path, server.url) == Replayed(0, 0, 0)
+
+
+def test_what_mlflow_never_takes_is_kept_with_its_reason_and_holds_nobody_up(
+    tmp_path: Path, server: Server, client: MlflowClient, run_id: str
+) -> None:
+    gone = Journal(tmp_path / "1.metrics")
+    for entry in (
+        Entry(run_id, {"loss": 1}, 1, 1),
+        Entry(run_id, {"a|b": 1}, 2, 2),
+        Entry("0" * 32, {"loss": 1}, 3, 3),
+        Entry(run_id, {"loss": 4}, 4, 4),
+    ):
+        gone.append(entry)
+    assert replay(tmp_path, server.url) == Replayed(2, 2, 0)
+    assert steps(client, run_id, "loss") == [1, 4]
+    refused = (tmp_path / "1.refused").read_text()
+    assert "a|b" in refused
+    assert "RESOURCE_DOES_NOT_EXIST" in refused
+
+
+def test_a_line_cut_short_is_passed_over(tmp_path: Path, server: Server, client: MlflowClient, run_id: str) -> None:
+    journal = Journal(tmp_path / "1.metrics")
+    journal.append(Entry(run_id, {"loss": 1}, 1, 1))
+    journal.path.write_bytes(journal.path.read_bytes() + b'["' + run_id.encode())
+    journal.append(Entry(run_id, {"loss": 2}, 2, 2))
+    assert replay(tmp_path, server.url) == Replayed(2, 0, 0)
+    assert steps(client, run_id, "loss") == [1, 2]
+
+
+def test_a_mark_that_was_lost_repeats_nothing(
+    tmp_path: Path, server: Server, client: MlflowClient, run_id: str
+) -> None:
+    journal = Journal(tmp_path / "1.metrics")
+    for step in range(3):
+        journal.append(Entry(run_id, {"loss": step, "nan": math.nan}, step, step))
+    lines = journal.path.read_bytes()
+    assert replay(tmp_path, server.url) == Replayed(3, 0, 0)
+    journal.path.write_bytes(lines)
+    assert replay(tmp_path, server.url) == Replayed(3, 0, 0)
+    assert steps(client, run_id, "loss") == steps(client, run_id, "nan") == [0, 1, 2]
+
+
+def test_a_full_spool_says_so_and_keeps_what_it_has(
+    tmp_path: Path, proxy: Proxy, client: MlflowClient, run_id: str
+) -> None:
+    proxy.fail(GONE)
+    spool = MetricSpool(tmp_path, run_id, proxy.url, limit_mib=0.001)
+    # The first fills it; it is kept all the same.
+    spool.log({f"metric/{number}": number for number in range(100)}, step=1)
+    with pytest.raises(SpoolFull, match=r"has reached 0\.\d+ MiB .*bring MLflow up"):
+        spool.log({"loss": 0.5}, step=2)
+    proxy.heal()
+    assert spool.close() == Replayed(1, 0, 0)
+    assert (steps(client, run_id, "metric/99"), steps(client, run_id, "loss")) == ([1], [])
+
+
+def test_a_long_run_does_not_fill_the_disk(tmp_path: Path, server: Server, client: MlflowClient, run_id: str) -> None:
+    largest = 0
+    with MetricSpool(tmp_path, run_id, server.url, limit_mib=0.2) as spool:
+        for step in range(30):
+            spool.log({f"metric/{number}/{'x' * 30}": step for number in range(300)}, step=step)
+            largest = max(largest, sum(file.stat().st_size for file in tmp_path.glob("*.metrics")))
+            while spool.waiting():
+                time.sleep(0.01)
+    assert largest < 100_000 < 30 * 300 * 45
+    assert steps(client, run_id, f"metric/0/{'x' * 30}") == list(range(30))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "answer"),
+    [
+        (200, "{}", Answer.TAKEN),
+        (400, '{"error_code": "INVALID_PARAMETER_VALUE"}', Answer.REFUSED),
+        (404, "<html>no such page</html>", Answer.LATER),
+        (401, '{"error_code": "UNAUTHENTICATED"}', Answer.LATER),
+        (429, '{"error_code": "REQUEST_LIMIT_EXCEEDED"}', Answer.LATER),
+        (500, '{"error_code": "INTERNAL_ERROR"}', Answer.LATER),
+    ],
+)
+def test_only_what_mlflow_itself_turns_away_is_refused(status: int, said: str, answer: Answer) -> None:
+    assert answer_of(status, said) is answer
