@@ -6,6 +6,7 @@ import typer
 
 from trimtab_infra.bench.decentral import decentral
 from trimtab_infra.bench.live import live
+from trimtab_infra.bench.metric_events import metric_events
 from trimtab_infra.bench.placement import placement
 from trimtab_infra.bench.queue import queue
 
@@ -16,6 +17,7 @@ app.command("placement")(placement)
 app.command("live")(live)
 app.command("queue")(queue)
 app.command("decentral")(decentral)
+app.command("metric-events")(metric_events)
 
 
 @app.callback()
