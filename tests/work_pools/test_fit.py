@@ -114,6 +114,36 @@ def test_a_refusal_says_by_how_much() -> None:
     assert refused.node == "a"
 
 
+@given(
+    total_mib=st.integers(8_000, 200_000),
+    parts=st.integers(2, 8),
+    kept_mib=st.integers(0, 600),
+    more_mib=st.integers(0, 64),
+)
+def test_as_many_shares_as_there_are_parts_fit_a_gpu_of_which_the_driver_keeps_some(
+    total_mib: int, parts: int, kept_mib: int, more_mib: int
+) -> None:
+    """And keeps a little more with each run that starts, which is no reason to turn the next one away."""
+    more_mib = min(more_mib, total_mib // 2000)
+    node = Node("a", 1, 1, (Gpu("GPU-a", 0, "A100", total_mib, kept_mib),))
+    for _ in range(parts):
+        found = fit(node, Demand(gpus=1, gpu_share_milli=1000 // parts))
+        assert isinstance(found, Fit)
+        node = node.take(found.placement)
+        gpu = node.gpus[0]
+        node = dataclasses.replace(
+            node, gpus=(dataclasses.replace(gpu, memory_used_mib=gpu.memory_used_mib + more_mib),)
+        )
+    assert gpu.memory_given_mib <= total_mib - kept_mib
+
+
+def test_a_refusal_by_a_little_is_not_rounded_away() -> None:
+    node = read_node("a", {"gpus": {"count": 1, "memory_mib": 24_570}})
+    refused = fit(node, Demand(gpus=1, gpu_memory_mib=24_576))
+    assert isinstance(refused, Refused)
+    assert refused.text == "needs 24576 MiB on one GPU; the most free is 24570 MiB on gpu 0"
+
+
 def test_what_is_given_away_is_not_a_lasting_refusal() -> None:
     node = read_node("a", {"gpus": {"count": 1}, "given": [{"gpus": [0], "cpus": 64}]})
     assert isinstance(fit(node, Demand(gpus=1)), Refused)

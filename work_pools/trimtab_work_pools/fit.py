@@ -202,17 +202,27 @@ def _shares(node: Node, suited: Sequence[Gpu], demand: Demand) -> tuple[tuple[Gr
 
 
 def _share_memory_mib(gpu: Gpu, demand: Demand) -> int:
-    """Memory promised with a share: what it says it will use, or as large a part of the GPU's memory as of its time."""
-    return demand.gpu_memory_mib or gpu.memory_total_mib * demand.gpu_share_milli // WHOLE
+    """Memory promised with a share: what it says it will use, or as large a part of the GPU's memory as of its time.
+
+    Of the memory that others leave, and up to 1/32 less where that is all there is: a driver keeps some for each
+    process, and two halves must fit a GPU all the same.
+    """
+    if demand.gpu_memory_mib:
+        return demand.gpu_memory_mib
+    part_mib = max(0, gpu.memory_total_mib - gpu.memory_used_mib) * demand.gpu_share_milli // WHOLE
+    free_mib = gpu.memory_free_mib
+    return free_mib if part_mib - part_mib // 32 <= free_mib < part_mib else part_mib
 
 
 def _memory_refused(node: Node, demand: Demand, free_mib: int, among: Sequence[Gpu]) -> Refused:
     best = max(among, key=lambda gpu: (gpu.memory_free_mib, -gpu.index))
     each = "one GPU" if demand.gpus == 1 else f"each of {demand.gpus} GPUs"
-    text = f"needs {_size(demand.gpu_memory_mib)} on {each}"
-    text += f"; the most free is {_size(best.memory_free_mib)} on gpu {best.index}"
+    needed_mib, most_mib = demand.gpu_memory_mib, best.memory_free_mib
+    alike = _size(needed_mib) in (_size(most_mib), _size(free_mib))  # rounded, they would say that it fits
+    size = "{} MiB".format if alike else _size
+    text = f"needs {size(needed_mib)} on {each}; the most free is {size(most_mib)} on gpu {best.index}"
     if demand.gpus > 1:
-        text += f", and {_size(free_mib)} on the last of {demand.gpus}"
+        text += f", and {size(free_mib)} on the last of {demand.gpus}"
     return Refused(node.name, Dimension.GPU_MEMORY, demand.gpu_memory_mib, free_mib, text)
 
 

@@ -221,10 +221,10 @@ class Demand:
     """What each node of a run must give, and what the planner must know of the run.
 
     `gpus` whole GPUs, or with `gpus=1` and `gpu_share_milli` below 1000 a share of one. `gpu_memory_mib` is the least
-    memory of each GPU (for a share: what it will use; 0: as large a part of the GPU's memory as of its time). Empty
-    sets and zeros ask for nothing. `node_labels` maps a label to the values allowed. `team` is whose fair share it
-    counts to. `expected_s` is the median of the run time, `expected_sigma` the standard deviation of its logarithm;
-    `deadline_s` is seconds since the epoch.
+    memory of each GPU (for a share: what it will use; 0: as large a part of the memory that others leave as of its
+    time). Empty sets and zeros ask for nothing. `node_labels` maps a label to the values allowed. `team` is whose fair
+    share it counts to. `expected_s` is the median of the run time, `expected_sigma` the standard deviation of its
+    logarithm; `deadline_s` is seconds since the epoch.
     """
 
     gpus: int = 0

@@ -1,6 +1,7 @@
 """Sieves the rows of a table for one demand: which rows may fit, by plain counting on whole arrays.
 
-It never leaves out a node that `fit` accepts. What it cannot count (NVLink) it lets pass: `fit` has the last word.
+It never leaves out a node that `fit` accepts. What it cannot count (NVLink, the memory that goes with
+a share) it lets pass: `fit` has the last word.
 """
 
 from __future__ import annotations
@@ -26,13 +27,10 @@ class Question:
         kinds = table.kinds
         # The last entry is for a GPU that is not there: gpu_type -1.
         suits = np.array([*(_suits(gpu, demand) for gpu in kinds.gpu_types), False], dtype=bool)
-        needs = np.array([*(_memory_mib(gpu, demand) for gpu in kinds.gpu_types), 0], dtype=np.float64)
         self._gpu_fits: Flags = suits[kinds.gpu_type]
-        self._gpu_memory = needs[kinds.gpu_type]
         self.suits: Flags = self._gpu_fits.sum(axis=1) >= max(1, demand.gpus)
         self._labels: Flags = np.array([_labelled(labels, demand) for labels in kinds.label_sets], dtype=bool)
         self._any_gpu = bool(self._gpu_fits.all())
-        self._no_memory = not self._gpu_memory.any()
 
     def gpus(self, rows: Rows) -> Flags:
         """Of each row, which GPUs could be given (rows x GPUs): the right kind, the share and the memory free."""
@@ -40,8 +38,8 @@ class Question:
         free: Flags = table.share[rows] >= (demand.gpu_share_milli if demand.shared else WHOLE)
         if not self._any_gpu:
             free &= self._gpu_fits[table.kind[rows]]
-        if not self._no_memory:
-            free &= table.gpu_memory[rows] >= self._gpu_memory[table.kind[rows]]
+        if demand.gpu_memory_mib:
+            free &= table.gpu_memory[rows] >= demand.gpu_memory_mib
         return free
 
     def host(self, rows: Rows) -> Flags:
@@ -86,9 +84,3 @@ def _suits(gpu: Gpu, demand: Demand) -> bool:
         and gpu.compute_capability >= demand.gpu_compute_capability
         and gpu.healthy
     )
-
-
-def _memory_mib(gpu: Gpu, demand: Demand) -> int:
-    if demand.gpu_memory_mib or not demand.shared:
-        return demand.gpu_memory_mib
-    return gpu.memory_total_mib * demand.gpu_share_milli // WHOLE
