@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,6 +44,20 @@ def send(
     ] = 24,
 ) -> None:
     """Deliver metric points to the Prefect server of this process's settings until interrupted."""
+    settings = {
+        "coalesce_above": coalesce_above,
+        "resend_after_s": resend_after_s,
+        "reconcile_every_s": reconcile_every_s,
+        "deep_every_s": deep_every_s,
+        "lookback_s": lookback_days * 86400,
+        "first_lookback_s": first_lookback_hours * 3600,
+    }
+    with _only_one(outbox):
+        _send(outbox.absolute(), tracking_uri, settings)
+
+
+def _send(outbox: Path, tracking_uri: str, settings: dict[str, Any]) -> None:
+    """Imported here, with the lock held: Prefect and MLflow take 2 s, and a second sender is told at once."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -58,23 +72,14 @@ def send(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    settings = Settings(
-        outbox=outbox.absolute(),
-        coalesce_above=coalesce_above,
-        resend_after_s=resend_after_s,
-        reconcile_every_s=reconcile_every_s,
-        deep_every_s=deep_every_s,
-        lookback_s=lookback_days * 86400,
-        first_lookback_s=first_lookback_hours * 3600,
-    )
     # Prefect's own retries would hold up the outbox for minutes; the sender comes back by itself.
     quick = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
-    with _only_one(outbox), quick, get_client(sync_client=True, httpx_settings={"timeout": 15}) as client:
+    with quick, get_client(sync_client=True, httpx_settings={"timeout": 15}) as client:
         ledger = Ledger(_ledger_file(outbox))
         try:
-            sender = Sender(settings, ledger, MlflowReading(tracking_uri, prefixes()), PrefectWriting(client))
+            reading = MlflowReading(tracking_uri, prefixes())
             logging.info("metric events: from %s and %s to %s", outbox, tracking_uri, client.api_url)
-            sender.run(stop)
+            Sender(Settings(outbox, **settings), ledger, reading, PrefectWriting(client)).run(stop)
         finally:
             ledger.close()
 

@@ -19,6 +19,9 @@ from infra.metric_events.servers import Server, clean_environment, mlflow_server
 
 NAME = "trimtab.metric.logged"
 
+#: Of the server with basic-auth.
+ADMIN = ("admin", "a password of 24 letters")
+
 
 def until(what: Callable[[], Any], said: str, seconds: float = 30) -> Any:
     """What it returns when that is something: neither server has a call that waits."""
@@ -48,7 +51,7 @@ class Sending:
         command = [sys.executable, "-m", "trimtab_infra.metric_events", "send", "--outbox", str(self.outbox)]
         with (self.outbox.parent / "sender.log").open("ab") as log:
             process = subprocess.Popen(
-                [*command, "--tracking-uri", self.mlflow, "--resend-after-s", "2", *self.options, *options],
+                [*command, "--tracking-uri", self.mlflow, "--resend-after-s", "1", *self.options, *options],
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -122,30 +125,43 @@ def outbox(folder: Path) -> Path:
     return folder / "outbox"
 
 
+def guarded_server(folder: Path) -> Server:
+    """MLflow with basic-auth; where its outbox should be there is a file, until a test takes that away."""
+    folder.mkdir()
+    (folder / "later").touch()
+    settings = {
+        "TRIMTAB_METRIC_OUTBOX": str(folder / "later" / "outbox"),
+        "TRIMTAB_METRIC_PREFIXES": "drift/, fairness/",
+        "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a key of these tests",
+    }
+    return mlflow_server(folder, "--app-name", "trimtab-metrics-basic-auth", environment=settings)
+
+
 @pytest.fixture(scope="package")
-def servers(folder: Path, outbox: Path) -> Iterator[tuple[Server, Server]]:
-    """MLflow, with two worker processes, and Prefect; started together, since each takes 10 s."""
+def servers(folder: Path, outbox: Path) -> Iterator[tuple[Server, Server, Server]]:
+    """MLflow with two worker processes, Prefect, MLflow with basic-auth; together, since each takes 10 s to start."""
     settings = {"TRIMTAB_METRIC_OUTBOX": str(outbox)}
     mlflow = mlflow_server(folder / "mlflow", "--app-name", "trimtab-metrics", workers=2, environment=settings)
-    prefect = prefect_server(folder / "prefect")
+    all_of_them = (mlflow, prefect_server(folder / "prefect"), guarded_server(folder / "guarded"))
     try:
-        mlflow.begin()
-        prefect.begin()
-        mlflow.ready()
-        prefect.ready()
-        yield mlflow, prefect
+        for server in all_of_them:
+            server.begin()
+        for server in all_of_them:
+            server.ready()
+        yield all_of_them
     finally:
-        mlflow.stop()
-        prefect.stop()
+        for server in all_of_them:
+            server.stop()
 
 
 @pytest.fixture(scope="package")
-def mlflow(servers: tuple[Server, Server]) -> Server:
+def mlflow(servers: tuple[Server, Server, Server]) -> Server:
     return servers[0]
 
 
 @pytest.fixture(scope="package")
-def prefect(servers: tuple[Server, Server]) -> Server:
+def prefect(servers: tuple[Server, Server, Server]) -> Server:
     return servers[1]
 
 
@@ -170,9 +186,9 @@ def run_id(client: MlflowClient, experiment: str) -> str:
 
 
 @pytest.fixture(scope="package")
-def sender(servers: tuple[Server, Server], outbox: Path) -> Iterator[Sending]:
+def sender(servers: tuple[Server, Server, Server], outbox: Path) -> Iterator[Sending]:
     """A sender that is running, and looks at MLflow once, when it starts."""
-    mlflow, prefect = servers
+    mlflow, prefect, _ = servers
     sending = Sending(outbox, mlflow.url, prefect.url, ("--reconcile-every-s", "600"))
     sending.start()
     yield sending

@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from infra.metric_events.servers import Server, mlflow_server
+from infra.metric_events.conftest import ADMIN
+from infra.metric_events.servers import Server
 from trimtab_infra.metric_events.outbox import segments
 from trimtab_infra.metric_events.points import Point
 
-ADMIN = ("admin", "a password of 24 letters")
-
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
-    folder = tmp_path_factory.mktemp("guarded")
-    settings = {
-        "TRIMTAB_METRIC_OUTBOX": str(folder / "later" / "outbox"),
-        "TRIMTAB_METRIC_PREFIXES": "drift/, fairness/",
-        "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a key of this test",
-    }
-    # Where the outbox should be there is a file, until a test takes it away.
-    (folder / "later").touch()
-    server = mlflow_server(folder, "--app-name", "trimtab-metrics-basic-auth", environment=settings).start()
-    yield server, folder / "later" / "outbox"
-    server.stop()
 
 
 def written(outbox: Path) -> list[Point]:
     return [point for segment in segments(outbox) for point in segment.read(0)[0]]
 
 
-def test_only_those_who_may_log_are_heard(guarded: tuple[Server, Path]) -> None:
-    server, outbox = guarded
+def test_only_those_who_may_log_are_heard(servers: tuple[Server, Server, Server]) -> None:
+    server = servers[2]
+    outbox = server.log.parent / "later" / "outbox"
     api = f"{server.url}/api/2.0/mlflow/runs"
     run = httpx.post(f"{api}/create", json={"experiment_id": "0"}, auth=ADMIN).raise_for_status().json()["run"]
     said = {"run_id": run["info"]["run_id"], "key": "fairness/gap", "value": 0.1, "timestamp": 1, "step": 2}
