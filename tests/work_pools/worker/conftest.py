@@ -42,14 +42,14 @@ class Pool:
     env: dict[str, str]
     workers: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def deploy(self, name: str, **resources: Any) -> Any:
-        """A deployment of the recorded flow that asks for `resources`; its id."""
-        flow_id = self.client.create_flow_from_name("recorded")
+    def deploy(self, name: str, flow: str = "recorded_flow.py:recorded", **resources: Any) -> Any:
+        """A deployment of a flow of this folder that asks for `resources`; its id."""
+        flow_id = self.client.create_flow_from_name(flow.partition(":")[2])
         return self.client.create_deployment(
             flow_id=flow_id,
             name=f"{name}-{self.name}",
             work_pool_name=self.name,
-            entrypoint=f"{HERE / 'recorded_flow.py'}:recorded",
+            entrypoint=f"{HERE / flow}",
             path=str(HERE),
             pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(HERE)}}],
             job_variables={"resources": resources, "working_dir": str(HERE)},
@@ -57,7 +57,7 @@ class Pool:
 
     def run(self, deployment: Any, seconds: float = 0.0, **more: Any) -> str:
         """A run of a deployment, due now; its id."""
-        parameters = {"folder": str(self.folder), "seconds": seconds}
+        parameters = {"folder": str(self.folder), "seconds": seconds, **more.pop("parameters", {})}
         made = self.client.create_flow_run_from_deployment(deployment, parameters=parameters, state=Scheduled(), **more)
         return str(made.id)
 

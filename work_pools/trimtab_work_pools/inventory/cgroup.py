@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-__all__ = ["cpu_limit_milli", "memory_limit_mib"]
+__all__ = ["cpu_limit_milli", "memory_limit_mib", "oom_kills"]
 
 MIB = 1024 * 1024
 _NO_LIMIT_V1 = 1 << 62
@@ -37,6 +37,18 @@ def memory_limit_mib(root: Path = Path("/")) -> int | None:
         if limit is not None and limit < _NO_LIMIT_V1:
             limits.append(limit // MIB)
     return min(limits, default=None)
+
+
+def oom_kills(root: Path = Path("/")) -> int:
+    """Processes that the kernel has ended for want of memory: in the group of this process, or on the whole host where
+    the group does not tell. Only its growth says something.
+    """
+    for folder in _groups(root, "memory"):
+        for line in (_text(folder / "memory.events") or _text(folder / "memory.oom_control")).splitlines():
+            if line.startswith("oom_kill "):
+                return _number(line.split()[1]) or 0
+    counts = (line.split() for line in _text(root / "proc/vmstat").splitlines())
+    return next((_number(count[1]) or 0 for count in counts if count[0] == "oom_kill"), 0)
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

@@ -10,12 +10,13 @@ import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 from uuid import UUID
 
+import anyio
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
@@ -31,6 +32,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_logger
 from prefect.states import Scheduled
 from prefect.types._datetime import DateTime, from_timestamp
 
@@ -41,8 +43,9 @@ from trimtab_work_pools.wishes import DemandError, read_demand
 from trimtab_work_pools.worker.picking import Queued
 from trimtab_work_pools.worker.pool_policy import read_policy
 
-__all__ = ["ControlPlane", "Waiting"]
+__all__ = ["ControlPlane", "Waiting", "persistently"]
 
+_TRY_AGAIN_S, _TRY_AGAIN_AT_MOST_S = 1.0, 30.0
 _SAME_CLOCK_S = 3.0
 _PAGE = 200
 _MOST = 5000
@@ -75,14 +78,14 @@ class ControlPlane:
 
     async def publish(self, advertisement: Advertisement) -> None:
         """Writes the variable of this worker, making it the first time."""
-        name, value = self._variable(advertisement.worker), advertisement.to_text()
+        name, value = self._variable_of(advertisement.worker), advertisement.to_text()
         response = await self._call("PATCH", f"/variables/name/{name}", {"value": value}, missing_is_fine=True)
         if response is None:
             await self._call("POST", "/variables/", {"name": name, "value": value, "tags": ["trimtab", self._tag]})
 
     async def withdraw(self, worker: str) -> None:
         """Takes this worker's variable away."""
-        await self._call("DELETE", f"/variables/name/{self._variable(worker)}", None, missing_is_fine=True)
+        await self._call("DELETE", f"/variables/name/{self._variable_of(worker)}", None, missing_is_fine=True)
 
     async def advertisements(self) -> tuple[list[Advertisement], list[str]]:
         """All that are on the server, expired or not; and a sentence for each that cannot be read."""
@@ -100,7 +103,7 @@ class ControlPlane:
             if len(rows) < _PAGE:
                 return found, problems
 
-    def _variable(self, worker: str) -> str:
+    def _variable_of(self, worker: str) -> str:
         readable = re.sub(r"[^a-z0-9]+", "-", f"{self._pool}-{worker}".lower())[:60].strip("-")
         digest = hashlib.sha256(f"{self._pool}/{worker}".encode()).hexdigest()[:10]
         return f"trimtab-node-{readable}-{digest}"
@@ -159,11 +162,18 @@ class ControlPlane:
         """Have them read again, since one has changed."""
         self._deployments.clear()
 
+    async def job_variables(self, run: FlowRun) -> dict[str, Any]:
+        """Of its deployment, with those of the run over them."""
+        await self._know_deployments([run])
+        return self._variables(run)
+
+    def _variables(self, run: FlowRun) -> dict[str, Any]:
+        of_deployment = self._deployments.get(run.deployment_id, ("", {}))[1] if run.deployment_id else {}
+        return {**of_deployment, **(run.job_variables or {})}
+
     def _waiting(self, run: FlowRun, queue_priority: int) -> Waiting:
-        variables = dict(self._deployments.get(run.deployment_id, ("", {}))[1]) if run.deployment_id else {}
-        variables |= run.job_variables or {}
         try:
-            demand: Demand = read_demand(variables)
+            demand: Demand = read_demand(self._variables(run))
         except DemandError as error:
             return Waiting(run, None, str(error))
         # A wish that is written is for one node: gangs of several workers are not made yet.
@@ -220,3 +230,19 @@ class ControlPlane:
             ahead_s = parsedate_to_datetime(response.headers["date"]).timestamp() - time.time()
             self._ahead_s = ahead_s if abs(ahead_s) > _SAME_CLOCK_S else 0.0
         return response
+
+
+async def persistently(write: Callable[[], Awaitable[None]], what: str) -> None:
+    """Writes to the server, however long that is away. What the server refuses is logged and given up."""
+    logger, pause_s = get_logger("trimtab.worker"), _TRY_AGAIN_S
+    while True:
+        try:
+            return await write()
+        except httpx.HTTPError as error:
+            status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+            if 400 <= status < 500 and status not in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS):
+                logger.error("The Prefect server refuses this (%s): %s", what, error)
+                return None
+            logger.warning("Not written yet (%s): %s. Tried again in %g s.", what, error, pause_s)
+        await anyio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _TRY_AGAIN_AT_MOST_S)

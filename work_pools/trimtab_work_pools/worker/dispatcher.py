@@ -25,8 +25,9 @@ from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import CapacityError, Node, Placement
 from trimtab_work_pools.worker.affinity import bind
+from trimtab_work_pools.worker.aftermath import Aftermath, largest_of
 from trimtab_work_pools.worker.announce import NODE_CHANGED, announce, subscribed
-from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
+from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting, persistently
 from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
 from trimtab_work_pools.worker.peers import Peers
 from trimtab_work_pools.worker.picking import Picked, Queued, pick
@@ -34,6 +35,7 @@ from trimtab_work_pools.worker.pool_policy import PolicyError
 from trimtab_work_pools.worker.stopping import Stopping
 from trimtab_work_pools.worker.telling import Telling
 from trimtab_work_pools.worker.this_node import ThisNode
+from trimtab_work_pools.worker.usage import Usage
 
 __all__ = ["Dispatcher"]
 
@@ -42,6 +44,8 @@ _ADVERTISED_S = 30.0
 _QUEUES_AGAIN_S = 5.0
 _READ_AGAIN_S = 30.0
 """The policy, and the job variables of deployments, are read this often."""
+_USAGE_S = 2.0
+"""What runs use is looked at this often."""
 
 
 class Dispatcher:
@@ -60,9 +64,11 @@ class Dispatcher:
         self._control = ControlPlane(client, pool)
         self._telling = Telling(self._control, client, pool)
         self._peers = Peers(worker, pool, self._control)
+        self._aftermath, self._usage = Aftermath(client, self._control), Usage()
         self._claims = HostClaims()
         self._this_node = ThisNode.from_environment(self.pids)
         self._node = self._this_node.read()
+        self._largest = largest_of([self._node])
         self._said: set[str] = set()
         self._mine: dict[str, HostClaim] = {}
         self._lock = anyio.Lock()
@@ -116,6 +122,7 @@ class Dispatcher:
             waiting = await self._queue(prefetch_s)
             peers = await self._peers.now()
             fleet = current([*peers, self._advertisement(ledger)], self._now_s())
+            self._largest = largest_of(one.node for one in fleet)
             queued = [one.queued for one in waiting if one.queued is not None]
             picked = pick(ledger.node.name, fleet, queued, self._policy, self._now_s())
             if pool_limit is not None:
@@ -197,6 +204,7 @@ class Dispatcher:
         claim = self._mine.get(str(run_id))
         if claim is not None:
             bind(pid, claim.holding.placement, self._node, self._this_node.host, self.pids())
+            self._usage.began(str(run_id))
         self._claims.started(str(run_id), pid)
         self.stopping.has_process(str(run_id), pid)
 
@@ -207,16 +215,42 @@ class Dispatcher:
             self._claims.release(str(run_id), claim.claim_id)
         self.wake()
 
-    async def ended(self, run_id: UUID) -> None:
-        """The process has gone: the devices are free. Only now may a run that was told to stop wait again."""
+    async def ended(self, run_id: UUID, exit_code: int | None = None) -> None:
+        """The process has gone: the devices are free. Only now may a run that was told to stop, or that something else
+        than its own code has ended, wait again.
+        """
         told = self.stopping.ended(str(run_id))
+        peak, oom_kills = self._usage.ended(str(run_id))
+        claim = self._mine.get(str(run_id))
         try:
             if told is not None:
-                await self._control.back_to_queue(run_id, *told)
+                await persistently(lambda: self._control.back_to_queue(run_id, *told), f"run {run_id} goes back")
+            elif claim is not None:
+                lost, largest = await self._lost_devices(claim), self._largest
+                if exit_code == 0:
+                    self.lost(run_id)  # the server knows its end: its devices need not wait until that is read
+                await persistently(
+                    lambda: self._aftermath.ended(claim.holding, exit_code, peak, oom_kills, lost, largest),
+                    f"run {run_id} has ended",
+                )
         finally:
             self.lost(run_id)
             self._left.set()
             self._left = anyio.Event()
+
+    async def _lost_devices(self, claim: HostClaim) -> tuple[str, ...]:
+        """Devices the run held that are not healthy now."""
+        await self._ledger()
+        well = {gpu.uuid for gpu in self._node.gpus if gpu.healthy}
+        return tuple(f"{uuid} of {self._node.name}" for uuid, _ in claim.devices if uuid not in well)
+
+    async def watch_usage(self) -> None:
+        """Looks at what the runs use, for as long as it runs."""
+        while True:
+            await anyio.sleep(_USAGE_S)
+            mine = [claim for claim in self._claims.all() if claim.holding.run_id in self._mine]
+            if mine:
+                await anyio.to_thread.run_sync(self._usage.sample, mine, self._this_node.gpu_used_mib())
 
     async def gone(self) -> None:
         """Returns when the next run has ended."""
@@ -233,7 +267,10 @@ class Dispatcher:
             finally:
                 os.close(process)
         if not self.stopping.told(str(run_id)):
-            await self._control.back_to_queue(run_id, "Rescheduled", "its process ended without a word")
+            silent = "its process ended without a word"
+            await persistently(
+                lambda: self._control.back_to_queue(run_id, "Rescheduled", silent), f"run {run_id} goes back"
+            )
         await self.ended(run_id)
 
     def running(self) -> list[str]:

@@ -110,6 +110,7 @@ class GpuProcessWorker(ProcessWorker):
             self._scheduled_task_scopes.add(scope)
             async with anyio.create_task_group() as listeners:
                 listeners.start_soon(self._dispatcher.listen)
+                listeners.start_soon(self._dispatcher.watch_usage)
                 async for _ in self._dispatcher.wakes():
                     try:
                         await self.get_and_submit_flow_runs()
@@ -134,11 +135,14 @@ class GpuProcessWorker(ProcessWorker):
     async def _submit_run_and_capture_errors(
         self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[int | Exception] | None = None
     ) -> Any:
+        code: int | None = None
         try:
-            return await super()._submit_run_and_capture_errors(flow_run, task_status)
+            result = await super()._submit_run_and_capture_errors(flow_run, task_status)
+            code = getattr(result, "status_code", None)
+            return result
         finally:
             with anyio.CancelScope(shield=True):
-                await self._dispatcher.ended(flow_run.id)
+                await self._dispatcher.ended(flow_run.id, code)
 
     async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
         """The claim. One that is lost gives the devices back at once."""

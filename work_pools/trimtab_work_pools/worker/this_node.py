@@ -87,6 +87,16 @@ class ThisNode:
         assert self._reading is not None
         return self._reading.host
 
+    def gpu_used_mib(self) -> dict[str, int]:
+        """By uuid: memory that our runs used at the last reading, of the GPUs that tell."""
+        gpus = () if self._reading is None else self._reading.devices.gpus
+        parts = (part for gpu in gpus for part in ((gpu,) if not gpu.mig_enabled else gpu.slices))
+        return {
+            part.uuid: max(0, part.memory_used_mib - part.memory_foreign_mib)
+            for part in parts
+            if part.memory_used_mib is not None and part.memory_foreign_mib is not None
+        }
+
     def close(self) -> None:
         """Lets the driver go."""
         self._reader.close()

@@ -1,0 +1,48 @@
+"""Runs that end badly under a real worker: what is found out, and what is done next."""
+
+from __future__ import annotations
+
+import pytest
+from tests.work_pools.worker.conftest import Pool, until
+
+
+def starts(pool: Pool, run_id: str) -> int:
+    path = pool.folder / f"{run_id}.starts"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_each_bad_end_has_its_next_step(pool: Pool) -> None:
+    deployment = pool.deploy("bad", "failing_flow.py:failing", cpus=0.25, memory_mib=300)
+    missing = pool.deploy("missing", "no_such_file.py:failing", cpus=0.25)
+    pool.worker("only", node_cpus=1, node_memory_mib=8000)
+
+    def run(how: str, times: int = 1) -> str:
+        return pool.run(deployment, parameters={"how": how, "times": times})
+
+    memory, twice, crash, own = run("host memory"), run("host memory", 9), run("crash"), run("own")
+    unstartable = pool.run(missing, parameters={"how": "own"})
+    for run_id in (memory, crash):
+        pool.await_state(run_id, "Completed", 120)
+        assert starts(pool, run_id) == 2
+    larger = pool.state(memory).job_variables or {}
+    assert larger["resources"] == {"cpus": 0.25, "memory_mib": 600}, "came back with more"
+    until(lambda: pool.state(twice).state_type == "FAILED", 30, "given up")
+    gave_up = pool.state(twice)
+    assert starts(pool, twice) == 2
+    assert gave_up.state
+    assert "set resources.memory_mib yourself" in str(gave_up.state.message)
+    assert pool.await_state(own, "Failed").labels.keys().isdisjoint({"trimtab.started-again.BadExit"})
+    assert starts(pool, own) == 1, "its own error is its own affair"
+    shown = pool.await_state(unstartable, "StartFailed")
+    assert shown.state
+    assert "check the entrypoint" in str(shown.state.message)
+    until(lambda: not list((pool.folder / "host-only").glob("*.json")), 30, "nothing is held")
+
+
+def test_the_peak_is_kept_with_the_run(pool: Pool) -> None:
+    deployment = pool.deploy("peak", cpus=1, memory_mib=4000)
+    pool.worker("only", node_cpus=1)
+    run_id = pool.run(deployment, seconds=4)
+    pool.await_state(run_id, "Completed", 90)
+    peak = until(lambda: pool.state(run_id).labels.get("trimtab.peak.memory_mib"), 30, "a label with the peak")
+    assert peak == pytest.approx(200, abs=180), "what Prefect itself takes"

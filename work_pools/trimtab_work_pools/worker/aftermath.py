@@ -1,0 +1,122 @@
+"""What is done on the server when a run's process has ended badly: the diagnosis is asked for, and its step is taken.
+
+What has to outlive the run's stretch is kept with the run, as labels: how often it was started again for what, and the
+most it was seen to use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_logger
+from prefect.states import Scheduled
+from prefect.types import KeyValueLabels
+from prefect.types._datetime import DateTime, from_timestamp
+
+from trimtab_work_pools.diagnosis import Cause, Diagnosis, Ended, Largest, Peak, Step, diagnose
+from trimtab_work_pools.ledger import Holding
+from trimtab_work_pools.resources import Node
+from trimtab_work_pools.worker.control_plane import ControlPlane
+
+__all__ = ["Aftermath", "largest_of", "peak_labels"]
+
+_AGAIN_S = 5.0
+"""Until a run starts again."""
+_ASIDE_S = 600.0
+"""A run whose demand is being changed is due only then: nobody picks it with the old one."""
+_TRIED = "trimtab.started-again."
+
+
+class Aftermath:
+    """One work pool on one server."""
+
+    def __init__(self, client: PrefectClient, control: ControlPlane) -> None:
+        self._client, self._control = client, control
+        self._logger = get_logger("trimtab.worker")
+
+    async def ended(
+        self,
+        holding: Holding,
+        exit_code: int | None,
+        peak: Peak,
+        oom_kills: int,
+        lost_devices: tuple[str, ...],
+        largest: Largest,
+    ) -> None:
+        """Takes the step that the diagnosis of the run says; what it was seen to use is kept with it."""
+        run_id = UUID(holding.run_id)
+        try:
+            run = await self._client.read_flow_run(run_id)
+        except ObjectNotFound:
+            return
+        before = {cause: _count(run.labels, cause) for cause in Cause}
+        ended = Ended(
+            exit_code,
+            run.state.name or "" if run.state else "",
+            run.state.message or "" if run.state else "",
+            run.run_count > 0,
+            holding.demand,
+            holding.placement,
+            peak,
+            oom_kills,
+            lost_devices,
+            before,
+        )
+        diagnosis = diagnose(ended, largest)
+        if diagnosis is None:
+            asked = holding.demand.memory_mib or holding.demand.gpu_memory_mib
+            if asked and (labels := peak_labels(peak)):
+                await self._client.update_flow_run_labels(run_id, labels)
+            return
+        if run.state and (run.state.is_scheduled() or run.state.is_cancelling()):
+            return
+        await self._take(run, diagnosis, peak_labels(peak), before[diagnosis.cause] + 1)
+
+    async def _take(self, run: FlowRun, diagnosis: Diagnosis, labels: KeyValueLabels, times: int) -> None:
+        self._logger.warning("Run %s: %s", run.id, diagnosis.text)
+        assert run.state is not None
+        name = diagnosis.cause.value
+        if diagnosis.step is Step.STOP:
+            told = f"{diagnosis.text} {run.state.message or ''}".strip()
+            state: Any = State(type=run.state.type, name=name, message=told)
+            if run.state.is_final():  # else somebody else has to say how it ended
+                await self._client.set_flow_run_state(run.id, state, force=True)
+            if labels:
+                await self._client.update_flow_run_labels(run.id, labels)
+            return
+        await self._client.update_flow_run_labels(run.id, {**labels, f"{_TRIED}{name}": times})
+        if diagnosis.wishes:  # the server lets job variables be changed only while a run is scheduled
+            await self._schedule(run, diagnosis, _ASIDE_S)
+            variables = await self._control.job_variables(run)
+            resources = {**(variables.get("resources") or {}), **dict(diagnosis.wishes)}
+            changed = {**(run.job_variables or {}), "resources": resources}
+            await self._client.update_flow_run(run.id, job_variables=changed)
+        await self._schedule(run, diagnosis, _AGAIN_S)
+
+    async def _schedule(self, run: FlowRun, diagnosis: Diagnosis, in_s: float) -> None:
+        due = cast(DateTime, from_timestamp(self._control.now_s() + in_s, tz="UTC"))
+        state: Any = Scheduled(name=diagnosis.cause.value, message=diagnosis.text, scheduled_time=due)
+        await self._client.set_flow_run_state(run.id, state, force=True)
+
+
+def largest_of(nodes: Iterable[Node]) -> Largest:
+    """The most memory that any node has, and that any GPU has."""
+    known = list(nodes)
+    gpus = [gpu.memory_total_mib for node in known for gpu in node.gpus]
+    return Largest(max((node.memory_total_mib for node in known), default=0), max(gpus, default=0))
+
+
+def peak_labels(peak: Peak) -> KeyValueLabels:
+    """As they are kept with a run."""
+    named = {"trimtab.peak.memory_mib": peak.memory_mib, "trimtab.peak.gpu_memory_mib": peak.gpu_memory_mib}
+    return {name: value for name, value in named.items() if value}
+
+
+def _count(labels: Mapping[str, Any], cause: Cause) -> int:
+    value = labels.get(f"{_TRIED}{cause.value}", 0)
+    return value if isinstance(value, int) else 0
