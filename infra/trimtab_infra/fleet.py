@@ -18,6 +18,7 @@ from trimtab_infra.errors import TrimtabError, UserError
 from trimtab_work_pools.advertise import Advertisement, current
 from trimtab_work_pools.worker.control_plane import ControlPlane
 from trimtab_work_pools.worker.fleet_table import fleet_rows
+from trimtab_work_pools.worker.learning import Learning
 from trimtab_work_pools.worker.picking import pick
 from trimtab_work_pools.worker.pool_policy import PolicyError
 
@@ -65,10 +66,10 @@ async def why(run: str) -> str:
         pool = await client.read_work_pool(found.work_pool_name)
         if not pool.type.startswith("gpu-"):
             return f"{said}\nIts work pool {pool.name} is of type {pool.type}: no Trimtab worker plans it."
-        return f"{said}\n{await _planned(ControlPlane(client, pool.name), found)}"
+        return f"{said}\n{await _planned(ControlPlane(client, pool.name), Learning(client), found)}"
 
 
-async def _planned(control: ControlPlane, run: FlowRun) -> str:
+async def _planned(control: ControlPlane, learning: Learning, run: FlowRun) -> str:
     """What the plan says of it now, made here from what every worker reads."""
     waiting = await control.waiting(0.0, await control.queue_priorities(set()))
     mine = next((one for one in waiting if one.flow_run.id == run.id), None)
@@ -86,7 +87,9 @@ async def _planned(control: ControlPlane, run: FlowRun) -> str:
     queued = [one.queued for one in waiting if one.queued is not None]
     picked = pick("", fleet, queued, policy, control.now_s())
     told = picked.reasons().get(str(run.id))
-    return f"Now: {told[1]}." if told else "Now: there is room for it; a worker is about to take it."
+    less = await learning.suggestion(run, mine.queued.demand) if mine.queued else ""
+    learnt = f"\nIt {less}." if less else ""
+    return (f"Now: {told[1]}." if told else "Now: there is room for it; a worker is about to take it.") + learnt
 
 
 async def _run(client: PrefectClient, run: str) -> FlowRun:

@@ -75,7 +75,7 @@ def test_a_folder_of_another_version_is_refused(trimtab: Command, tmp_path: Path
 def test_a_stack_that_is_not_up(trimtab: Command) -> None:
     shown = trimtab("status")
     assert shown.returncode == 1
-    assert shown.stdout.count("stopped") == 3
+    assert shown.stdout.count("stopped") == 4
     assert "Nothing was running" in trimtab("down").stdout
     assert not trimtab.state.exists()
 

@@ -87,7 +87,7 @@ def stranger(port: int) -> Iterator[None]:
 def test_all_parts_are_ready_and_status_says_where(up: Command) -> None:
     shown = up("status")
     assert shown.returncode == 0, shown.stdout
-    assert shown.stdout.count("ready") == 3
+    assert shown.stdout.count("ready") == 4
     for address in up.stack.urls().values():
         assert address in shown.stdout
     for part in up.stack.status():
@@ -97,7 +97,7 @@ def test_all_parts_are_ready_and_status_says_where(up: Command) -> None:
 
 
 def test_pool_blocks_and_deployments_are_there(up: Command) -> None:
-    assert ask(up, "/work_pools/trimtab")["type"] == "process"
+    assert ask(up, "/work_pools/trimtab")["type"] == "gpu-process"
     assert [found["name"] for found in ask(up, "/deployments/filter", {})] == ["small"]
     store = ask(up, "/block_types/slug/trimtab-mlflow-tracking/block_documents/name/default")
     assert store["data"]["tracking_uri"] == up.stack.urls()[MLFLOW]
@@ -119,7 +119,7 @@ def test_bringing_it_up_again_changes_nothing(up: Command) -> None:
     before = pids(up)
     again = up("up")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("as before") == 3
+    assert again.stdout.count("as before") == 4
     assert pids(up) == before
 
 

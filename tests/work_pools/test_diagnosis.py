@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab_work_pools.diagnosis import Cause, Diagnosis, Ended, Largest, Peak, Step, diagnose
+from trimtab_work_pools.learnt import suggestion
 from trimtab_work_pools.resources import Demand, Grant, Placement
 
 LARGEST = Largest(memory_mib=64_000, gpu_memory_mib=40_000)
@@ -98,3 +99,14 @@ def test_no_run_is_started_again_for_ever(facts: dict[str, object], before: dict
             break
         tried[diagnosis.cause] = tried.get(diagnosis.cause, 0) + 1
     assert diagnosis.step is Step.STOP
+
+
+def test_less_is_suggested_where_far_more_is_asked_than_used() -> None:
+    asked = Demand(gpus=1, gpu_memory_mib=40_960, memory_mib=1_000)
+    seen = [Peak(memory_mib=900, gpu_memory_mib=used) for used in (8_000, 9_100, 7_000)]
+    assert suggestion(asked, seen) == (
+        "asked 40960 MiB of GPU memory, its last 3 runs used at most 9100: 11008 would do"
+    )
+    assert suggestion(asked, seen[:2]) == "", "two runs say little"
+    assert suggestion(Demand(gpus=1, gpu_memory_mib=12_000), seen) == ""
+    assert suggestion(Demand(gpus=1), seen) == "", "nothing was asked"

@@ -31,7 +31,7 @@ from math import floor
 
 from trimtab_work_pools.resources import WHOLE, Gpu, Grant, Node, Placement
 
-__all__ = ["DeviceError", "GangMember", "choose_cpus", "run_environment"]
+__all__ = ["DeviceError", "GangMember", "choose_cpus", "gang_environment", "run_environment"]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -78,7 +78,7 @@ def run_environment(
     visible = ",".join(gpu.uuid for gpu, _ in gpus)
     found = {"CUDA_VISIBLE_DEVICES": visible, "NVIDIA_VISIBLE_DEVICES": visible or "void"}
     found |= _without(own or {}, _memory(gpus, own or {}) | _threads(placement))
-    return found | (_gang(gang, len(gpus)) if gang else {})
+    return found | (gang_environment(gang, len(gpus)) if gang else {})
 
 
 def choose_cpus(
@@ -167,8 +167,11 @@ def _without(own: Mapping[str, str], found: Mapping[str, str]) -> dict[str, str]
     return {name: value for name, value in found.items() if name not in own or name.startswith("TRIMTAB_")}
 
 
-def _gang(gang: GangMember, gpus: int) -> dict[str, str]:
-    """One process on each node, which may start torchrun: that then numbers one process for each GPU itself."""
+def gang_environment(gang: GangMember, gpus: int) -> dict[str, str]:
+    """How a member with `gpus` GPUs finds the others, by the names that torch.distributed and torchrun read.
+
+    One process on each node, which may start torchrun: that then numbers one process for each GPU itself.
+    """
     address, port, rank, nodes = gang.master_address, str(gang.master_port), str(gang.rank), str(gang.nodes)
     return {
         "MASTER_ADDR": address,

@@ -16,7 +16,7 @@ from typing import Any
 
 from trimtab_work_pools.resources import Demand, Placement
 
-__all__ = ["Cause", "Diagnosis", "Ended", "Largest", "Peak", "Step", "diagnose"]
+__all__ = ["Cause", "Diagnosis", "Ended", "Largest", "Peak", "Step", "diagnose", "lost_host"]
 
 
 class Cause(StrEnum):
@@ -110,13 +110,22 @@ def diagnose(ended: Ended, largest: Largest) -> Diagnosis | None:
     if found is None:
         return None
     cause, happened = found
-    tries, tried = _TRIES.get(cause, 0), ended.before.get(cause, 0)
     if cause in (Cause.HOST_MEMORY, Cause.GPU_MEMORY):
         return _larger(ended, largest, cause, happened)
+    return _again_or_stop(cause, happened, ended.before)
+
+
+def _again_or_stop(cause: Cause, happened: str, before: Mapping[Cause, int]) -> Diagnosis:
+    tries, tried = _TRIES.get(cause, 0), before.get(cause, 0)
     if tried < tries:
         return Diagnosis(cause, Step.AGAIN, f"{happened}. It is started again ({tried + 1} of {tries}).")
     again = f" It was started again {tried} times before." if tried else ""
     return Diagnosis(cause, Step.STOP, f"{happened}. {_ADVICE[cause]}{again}")
+
+
+def lost_host(before: Mapping[Cause, int]) -> Diagnosis:
+    """For a run that no worker holds any more."""
+    return _again_or_stop(Cause.LOST_HOST, "No worker holds it any more: its host was lost", before)
 
 
 _ADVICE = {

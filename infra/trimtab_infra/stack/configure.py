@@ -11,22 +11,25 @@ from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectAlreadyExists
-from prefect.workers.process import ProcessWorker
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from trimtab_blocks.mlflow import MlflowTracking
 from trimtab_blocks.stores import DirectoryStore
 from trimtab_infra.stack.recover import recover
 from trimtab_infra.stack.services import GOES_ON
+from trimtab_work_pools.worker import GpuProcessWorker
 
 __all__ = ["configure"]
 
 
 def configure(client: SyncPrefectClient, pool: str, store: str, tracking_uri: str) -> list[str]:
     """Make the pool and the blocks, recover interrupted runs; returns what a person may want to know."""
-    template = ProcessWorker.get_default_base_job_template()
+    with suppress(ObjectNotFound):
+        if client.read_work_pool(pool).type != GpuProcessWorker.type:  # made by an earlier version
+            client.delete_work_pool(pool)
+    template = GpuProcessWorker.get_default_base_job_template()
     with suppress(ObjectAlreadyExists):
-        client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+        client.create_work_pool(WorkPoolCreate(name=pool, type=GpuProcessWorker.type, base_job_template=template))
     DirectoryStore(path=Path(store)).save("default", overwrite=True)
     MlflowTracking(tracking_uri=tracking_uri).save("default", overwrite=True)
     recovered = recover(client)

@@ -16,9 +16,21 @@ from trimtab_infra.stack import processes
 from trimtab_infra.stack.ports import HOST
 from trimtab_infra.stack.state import State, StateFolder
 
-__all__ = ["GOES_ON", "MLFLOW", "POOL", "PREFECT", "SERVICES", "WORKER", "Service", "environment", "is_ready", "url"]
+__all__ = [
+    "GOES_ON",
+    "MLFLOW",
+    "POOL",
+    "PREFECT",
+    "SENDER",
+    "SERVICES",
+    "WORKER",
+    "Service",
+    "environment",
+    "is_ready",
+    "url",
+]
 
-PREFECT, MLFLOW, WORKER = "prefect", "mlflow", "worker"
+PREFECT, MLFLOW, WORKER, SENDER = "prefect", "mlflow", "worker", "sender"
 
 #: The work pool that the worker serves.
 POOL = "trimtab"
@@ -90,6 +102,10 @@ def environment(folder: StateFolder, state: State) -> dict[str, str]:
             # The job runner and its consumers take 1.8 GB, and nothing here uses them.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            "TRIMTAB_METRIC_OUTBOX": str(folder.path / "metric-outbox"),
+            # When the stack stops, runs are told so at once and have 3 s; they go on from their last finished stage.
+            "TRIMTAB_DRAIN_SECONDS": "0",
+            "TRIMTAB_STOP_GRACE_SECONDS": "3",
         }
     )
 
@@ -109,15 +125,19 @@ def _mlflow_command(folder: StateFolder, state: State) -> list[str]:
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(state.ports[MLFLOW])),
         *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder.mlflow / 'mlflow.db'}"),
-        *("--artifacts-destination", str(folder.mlflow / "artifacts")),
+        *("--artifacts-destination", str(folder.mlflow / "artifacts"), "--app-name", "trimtab-metrics"),
     ]
 
 
 def _worker_command(_: StateFolder, state: State) -> list[str]:
     return [
         *(sys.executable, "-m", "prefect", "worker", "start"),
-        *("--pool", POOL, "--type", "process", "--name", _worker_name(state)),
+        *("--pool", POOL, "--type", "gpu-process", "--name", _worker_name(state)),
     ]
+
+
+def _sender_command(*_: object) -> list[str]:
+    return [sys.executable, "-m", "trimtab_infra.metric_events", "send"]
 
 
 def _worker_name(state: State) -> str:
@@ -158,7 +178,9 @@ def _worker_reports(state: State) -> bool:
 
 #: In the order in which they are stopped: the worker first, so that no run starts while the servers go.
 SERVICES = (
-    Service(WORKER, "worker", _worker_command, _worker_reports, grace_s=5),
+    Service(WORKER, "worker", _worker_command, _worker_reports, grace_s=8),
+    # Nobody waits for it: what it has not sent yet is on the disk, and it goes on with that.
+    Service(SENDER, "metric events", _sender_command, lambda _: True, grace_s=5),
     Service(
         MLFLOW, "MLflow", _mlflow_command, lambda state: _ask(state, MLFLOW, "/health") is not None, usual_port=5000
     ),

@@ -15,6 +15,7 @@ from trimtab_infra.stack.services import (
     MLFLOW,
     POOL,
     PREFECT,
+    SENDER,
     SERVICES,
     WORKER,
     Service,
@@ -159,6 +160,10 @@ class Stack:
         watch.add(WORKER, state, fresh=WORKER not in running)
         self._deploy(watch, state, say)
         watch.wait(MLFLOW, WORKER)
+        if SENDER not in running:
+            state = self._start(service(SENDER), self.folder.read())
+        watch.add(SENDER, state, fresh=SENDER not in running)
+        watch.wait(SENDER)
 
     def _choose_ports(self, asked: Mapping[str, int], running: set[str]) -> State:
         """Decide where the servers listen. A worker that knows other addresses is stopped, and learns the new ones."""
@@ -167,8 +172,8 @@ class Stack:
         kept = {name: port for name, port in state.ports.items() if name in running}
         chosen = ports.choose(usual, asked, kept)
         if chosen != state.ports:
-            self._stop([WORKER])
-            running.discard(WORKER)
+            self._stop([WORKER, SENDER])
+            running -= {WORKER, SENDER}
         state = replace(self.folder.read(), ports=chosen)
         self.folder.write(state)
         return state

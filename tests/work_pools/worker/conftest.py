@@ -110,7 +110,8 @@ def pool(environment: dict[str, str], tmp_path: Path) -> Iterator[Pool]:
     from trimtab_work_pools.worker import GpuProcessWorker
 
     name = f"gpu-{uuid.uuid4().hex[:8]}"
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT__")}
+    of_the_stack = ("PREFECT__", "TRIMTAB_DRAIN_SECONDS", "TRIMTAB_STOP_GRACE_SECONDS")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(of_the_stack)}
     with get_client(sync_client=True) as client:
         template = GpuProcessWorker.get_default_base_job_template()
         client.create_work_pool(WorkPoolCreate(name=name, type="gpu-process", base_job_template=template))

@@ -39,10 +39,15 @@ def test_each_bad_end_has_its_next_step(pool: Pool) -> None:
     until(lambda: not list((pool.folder / "host-only").glob("*.json")), 30, "nothing is held")
 
 
-def test_the_peak_is_kept_with_the_run(pool: Pool) -> None:
-    deployment = pool.deploy("peak", cpus=1, memory_mib=4000)
-    pool.worker("only", node_cpus=1)
-    run_id = pool.run(deployment, seconds=4)
-    pool.await_state(run_id, "Completed", 90)
-    peak = until(lambda: pool.state(run_id).labels.get("trimtab.peak.memory_mib"), 30, "a label with the peak")
-    assert peak == pytest.approx(200, abs=180), "what Prefect itself takes"
+def test_the_peak_is_kept_and_less_is_suggested(pool: Pool) -> None:
+    deployment = pool.deploy("peak", cpus=0.25, memory_mib=2000)
+    pool.worker("only", node_cpus=1, node_memory_mib=9000)
+    runs = [pool.run(deployment, seconds=5) for _ in range(3)]
+    for run_id in runs:
+        pool.await_state(run_id, "Completed", 90)
+        peak = until(lambda run=run_id: pool.state(run).labels.get("trimtab.peak.memory_mib"), 30, "a label")
+        assert peak == pytest.approx(200, abs=180), "what Prefect itself takes"
+    large = {"resources": {"cpus": 0.25, "memory_mib": 9500}, "working_dir": str(pool.folder)}
+    waits = pool.await_state(pool.run(deployment, job_variables=large), "NoNodeFits")
+    assert waits.state
+    assert "its last 3 runs used at most" in str(waits.state.message)

@@ -47,17 +47,17 @@ def test_a_claim_ends_with_its_process_and_is_an_orphan_without_its_worker(tmp_p
     with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as run:
         assert claims.acquire(claim("r1", ("GPU-0", 1000)))
         claims.started("r1", run.pid)
-        assert claims.orphans() == []
+        assert claims.orphans("", "pool") == []
         assert claims.all()[0].running
         dead = replace(claims.all()[0], worker_pid=2**22 - 1, worker_created_s=1.0)
         claims.release("r1", "claim-r1")
         assert claims.acquire(dead)
-        assert [one.holding.run_id for one in claims.orphans()] == ["r1"]
+        assert [one.holding.run_id for one in claims.orphans("", "pool")] == ["r1"]
         adopted = claims.adopt(dead, "w2")
         assert adopted is not None
         assert (adopted.worker, adopted.worker_pid, adopted.pid) == ("w2", os.getpid(), run.pid)
         assert claims.adopt(dead, "w3") is None, "another was first"
-        assert claims.orphans() == []
+        assert claims.orphans("", "pool") == []
     assert not claims.all()[0].counts(time.time())
     assert claims.acquire(claim("r2", ("GPU-0", 1000))), "its process has gone"
 

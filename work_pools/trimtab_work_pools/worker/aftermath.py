@@ -11,17 +11,19 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
-from prefect.states import Scheduled
+from prefect.states import Crashed, Scheduled
 from prefect.types import KeyValueLabels
 from prefect.types._datetime import DateTime, from_timestamp
 
-from trimtab_work_pools.diagnosis import Cause, Diagnosis, Ended, Largest, Peak, Step, diagnose
+from trimtab_work_pools.diagnosis import Cause, Diagnosis, Ended, Largest, Peak, Step, diagnose, lost_host
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import Node
 from trimtab_work_pools.worker.control_plane import ControlPlane
+from trimtab_work_pools.worker.learning import PEAK_GPU_MEMORY, PEAK_MEMORY
+from trimtab_work_pools.worker.picking import GANG
 
 __all__ = ["Aftermath", "largest_of", "peak_labels"]
 
@@ -73,9 +75,22 @@ class Aftermath:
             if asked and (labels := peak_labels(peak)):
                 await self._client.update_flow_run_labels(run_id, labels)
             return
-        if run.state and (run.state.is_scheduled() or run.state.is_cancelling()):
-            return
+        if (run.state and (run.state.is_scheduled() or run.state.is_cancelling())) or GANG in run.labels:
+            return  # of a member of a gang, rank 0 says what is next
         await self._take(run, diagnosis, peak_labels(peak), before[diagnosis.cause] + 1)
+
+    async def host_lost(self, run_id: UUID) -> None:
+        """A run that no worker holds any more starts again elsewhere; a member of a gang is Crashed: rank 0 sees it."""
+        run = await self._client.read_flow_run(run_id)
+        if run.state is None or run.state.type not in (StateType.PENDING, StateType.RUNNING):
+            return
+        before = {cause: _count(run.labels, cause) for cause in Cause}
+        diagnosis = lost_host(before)
+        if GANG in run.labels or diagnosis.step is Step.STOP:
+            state: Any = Crashed(name=diagnosis.cause.value, message=diagnosis.text)
+            await self._client.set_flow_run_state(run.id, state, force=True)
+            return
+        await self._take(run, diagnosis, {}, before[diagnosis.cause] + 1)
 
     async def _take(self, run: FlowRun, diagnosis: Diagnosis, labels: KeyValueLabels, times: int) -> None:
         self._logger.warning("Run %s: %s", run.id, diagnosis.text)
@@ -113,7 +128,7 @@ def largest_of(nodes: Iterable[Node]) -> Largest:
 
 def peak_labels(peak: Peak) -> KeyValueLabels:
     """As they are kept with a run."""
-    named = {"trimtab.peak.memory_mib": peak.memory_mib, "trimtab.peak.gpu_memory_mib": peak.gpu_memory_mib}
+    named = {PEAK_MEMORY: peak.memory_mib, PEAK_GPU_MEMORY: peak.gpu_memory_mib}
     return {name: value for name, value in named.items() if value}
 
 

@@ -33,18 +33,20 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
-from prefect.states import Scheduled
+from prefect.states import Cancelled, Failed, Scheduled
 from prefect.types._datetime import DateTime, from_timestamp
 
 from trimtab_work_pools.advertise import Advertisement, AdvertisementError
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import Demand
 from trimtab_work_pools.wishes import DemandError, read_demand
-from trimtab_work_pools.worker.picking import Queued
+from trimtab_work_pools.worker.picking import NODE, Queued
 from trimtab_work_pools.worker.pool_policy import read_policy
 
 __all__ = ["ControlPlane", "Waiting", "persistently"]
 
+_NEXT: Mapping[str, Any] = {"GangEnded": Cancelled, "GangFailed": Failed}
+"""What becomes of runs that are stopped for such a reason; of all others: they are scheduled."""
 _TRY_AGAIN_S, _TRY_AGAIN_AT_MOST_S = 1.0, 30.0
 _SAME_CLOCK_S = 3.0
 _PAGE = 200
@@ -176,12 +178,9 @@ class ControlPlane:
             demand: Demand = read_demand(self._variables(run))
         except DemandError as error:
             return Waiting(run, None, str(error))
-        # A wish that is written is for one node: gangs of several workers are not made yet.
-        if demand.nodes > 1:
-            return Waiting(run, None, f"resources.nodes: {demand.nodes} nodes at once are not supported by workers yet")
         due = run.next_scheduled_start_time or run.expected_start_time or run.created
         submitted_s = due.timestamp() if due else 0.0
-        return Waiting(run, Queued(str(run.id), demand, submitted_s, queue_priority))
+        return Waiting(run, Queued(str(run.id), demand, submitted_s, queue_priority, str(run.labels.get(NODE, ""))))
 
     async def active(self) -> int:
         """Runs of the pool that are claimed or running."""
@@ -208,14 +207,17 @@ class ControlPlane:
             await self._client.set_flow_run_state(run.id, state)
 
     async def back_to_queue(self, run_id: UUID, name: str, message: str) -> None:
-        """A run whose process has gone waits again. A run that has ended of itself, or was cancelled, stays so."""
+        """A run whose process has gone waits again; a member of a gang that has ended does not. A run that has ended of
+        itself, or was cancelled, stays so.
+        """
         try:
             state: Any = (await self._client.read_flow_run(run_id)).state
         except ObjectNotFound:
             return
         ended = state is None or (state.is_final() and not state.is_crashed())
         if not ended and not (state and (state.is_scheduled() or state.type is StateType.CANCELLING)):
-            await self._client.set_flow_run_state(run_id, Scheduled(name=name, message=message), force=True)
+            make: Any = _NEXT.get(name, Scheduled)
+            await self._client.set_flow_run_state(run_id, make(name=name, message=message), force=True)
 
     async def _call(
         self, method: str, path: str, body: dict[str, Any] | None, missing_is_fine: bool = False

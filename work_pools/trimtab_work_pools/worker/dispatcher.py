@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from uuid import UUID
 
 import anyio
@@ -21,18 +22,22 @@ from prefect.logging import get_logger
 
 from trimtab_work_pools.advertise import Advertisement, current
 from trimtab_work_pools.devices_env import run_environment
+from trimtab_work_pools.diagnosis import Cause
 from trimtab_work_pools.ledger import Holding, Ledger
+from trimtab_work_pools.lost import superseded
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import CapacityError, Node, Placement
 from trimtab_work_pools.worker.affinity import bind
 from trimtab_work_pools.worker.aftermath import Aftermath, largest_of
 from trimtab_work_pools.worker.announce import NODE_CHANGED, announce, subscribed
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting, persistently
+from trimtab_work_pools.worker.gang import Gangs
 from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
+from trimtab_work_pools.worker.lost_hosts import LostHosts
 from trimtab_work_pools.worker.peers import Peers
 from trimtab_work_pools.worker.picking import Picked, Queued, pick
 from trimtab_work_pools.worker.pool_policy import PolicyError
-from trimtab_work_pools.worker.stopping import Stopping
+from trimtab_work_pools.worker.stopping import SUPERSEDED, Stopping
 from trimtab_work_pools.worker.telling import Telling
 from trimtab_work_pools.worker.this_node import ThisNode
 from trimtab_work_pools.worker.usage import Usage
@@ -60,11 +65,14 @@ class Dispatcher:
     ) -> None:
         self.stopping = Stopping()
         self._worker, self._pool, self._queues = worker, pool, queues
-        self._policy = Policy()
+        self._server, self._policy = str(client.api_url), Policy()
         self._control = ControlPlane(client, pool)
         self._telling = Telling(self._control, client, pool)
         self._peers = Peers(worker, pool, self._control)
         self._aftermath, self._usage = Aftermath(client, self._control), Usage()
+        self._lost_hosts = LostHosts(client, pool, self._aftermath)
+        self.gangs = Gangs(client, self._control, self.claim_of, self._stop_now)
+        self._gangs: dict[str, tuple[str, ...]] = {}
         self._claims = HostClaims()
         self._this_node = ThisNode.from_environment(self.pids)
         self._node = self._this_node.read()
@@ -85,7 +93,7 @@ class Dispatcher:
 
     async def take_over(self) -> None:
         """Adopts runs that an earlier worker on this host left running, and sends back those whose process has gone."""
-        for claim in self._claims.orphans():
+        for claim in self._claims.orphans(self._server, self._pool):
             run_id = claim.holding.run_id
             if claim.running:
                 adopted = self._claims.adopt(claim, self._worker)
@@ -119,8 +127,11 @@ class Dispatcher:
         async with self._lock:
             ledger = await self._ledger()
             await self._advertise(ledger)
+            alive = {claim.holding.run_id for claim in self._claims.all() if claim.running}
+            running = {run_id: claim.claim_id for run_id, claim in self._mine.items() if run_id in alive}
             waiting = await self._queue(prefetch_s)
             peers = await self._peers.now()
+            self._give_up(running, peers, waiting)
             fleet = current([*peers, self._advertisement(ledger)], self._now_s())
             self._largest = largest_of(one.node for one in fleet)
             queued = [one.queued for one in waiting if one.queued is not None]
@@ -128,6 +139,9 @@ class Dispatcher:
             if pool_limit is not None:
                 left = max(0, pool_limit - await self._control.active())
                 room = left if room is None else min(room, left)
+            self._gangs = dict(picked.gangs) | {
+                run_id: nodes for run_id, nodes in self._gangs.items() if run_id in self._mine
+            }
             runs = self._claim(ledger, picked, queued, room)
             found = [one.flow_run for run_id in runs for one in waiting if str(one.flow_run.id) == run_id]
             self._make_way(picked)
@@ -135,6 +149,7 @@ class Dispatcher:
             if runs:
                 self.wake()  # what was picked starts first; peers and people are told in the round after
             elif fleet[0].worker == self._worker:  # one of all does what is to be done once
+                await self._lost_hosts.look(fleet, self._now_s())
                 await self._telling.tell(waiting, picked.reasons(), fleet, lambda: self._wake.is_set())
             return found
 
@@ -173,11 +188,24 @@ class Dispatcher:
         uuids = {gpu.index: gpu.uuid for gpu in node.gpus}
         now_s = self._now_s()
         claim_id = uuid.uuid4().hex
-        holding = Holding(queued.run_id, queued.demand, placement, queued.submitted_s, now_s, claim_id)
+        demand = replace(queued.demand, nodes=1)  # of a gang, this is the part of one node
+        holding = Holding(queued.run_id, demand, placement, queued.submitted_s, now_s, claim_id)
         devices = tuple((uuids[grant.index], grant.share_milli) for grant in placement.grants)
+        pid = os.getpid()
+        born_s = created_s(pid)
         return HostClaim(
-            claim_id, self._worker, os.getpid(), self._pool, holding, devices, time.time(), created_s(os.getpid())
+            claim_id, self._worker, pid, self._pool, holding, devices, time.time(), born_s, server=self._server
         )
+
+    def _give_up(self, running: Mapping[str, str], peers: list[Advertisement], waiting: list[Waiting]) -> None:
+        """Ends runs at once that were given to others while this worker was away. `running` (run id -> claim id) are as
+        they were before the queue was read: what has started since is no longer as the queue says.
+        """
+        sent_back = {str(one.flow_run.id) for one in waiting if one.flow_run.state_name == Cause.LOST_HOST}
+        for run_id in superseded(running, current(peers, self._now_s()), sent_back):
+            if not self.stopping.told(run_id):
+                self._logger.warning("Run %s was given to another host while this was away; it is ended here", run_id)
+                self.stop(run_id, SUPERSEDED, "given to another host", 0.0)
 
     def _make_way(self, picked: Picked) -> None:
         for run_id, for_run_id in picked.stops:
@@ -198,6 +226,19 @@ class Dispatcher:
             raise LookupError(f"run {run_id} was not picked by this worker: it holds no devices of this host")
         told = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TRIMTAB_NODE": self._node.name, "TRIMTAB_CLAIM": claim.claim_id}
         return told | run_environment(claim.holding.placement, self._node, own=own)
+
+    def claim_of(self, run_id: str) -> str:
+        """Id of the claim by which the run is here; "" if it is not."""
+        return self._mine[run_id].claim_id if run_id in self._mine else ""
+
+    def gpus(self, run_id: UUID) -> int:
+        """How many the run holds here."""
+        claim = self._mine.get(str(run_id))
+        return len(claim.devices) if claim else 0
+
+    def other_nodes(self, run_id: UUID) -> tuple[str, ...]:
+        """Of a gang whose rank 0 is here."""
+        return self._gangs.get(str(run_id), ())
 
     def started(self, run_id: UUID, pid: int) -> None:
         """The run has a process, which is bound to its CPUs. One that was told to stop before that is told again."""
@@ -223,9 +264,9 @@ class Dispatcher:
         peak, oom_kills = self._usage.ended(str(run_id))
         claim = self._mine.get(str(run_id))
         try:
-            if told is not None:
+            if told is not None and told[0] != SUPERSEDED:
                 await persistently(lambda: self._control.back_to_queue(run_id, *told), f"run {run_id} goes back")
-            elif claim is not None:
+            elif told is None and claim is not None:
                 lost, largest = await self._lost_devices(claim), self._largest
                 if exit_code == 0:
                     self.lost(run_id)  # the server knows its end: its devices need not wait until that is read
@@ -281,6 +322,9 @@ class Dispatcher:
         """Tells a run to stop: a signal, time to write its state, and then the end."""
         if not self.stopping.told(run_id):
             self.stopping.tell(run_id, self._pid(run_id), name, why, grace_s)
+
+    def _stop_now(self, run_id: str, name: str, why: str) -> None:
+        self.stop(run_id, name, why, self._policy.checkpoint_s)
 
     def pids(self) -> set[int]:
         """Of the processes of all runs on this host, through whichever worker; what they have started is not named."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import anyio
@@ -31,13 +31,14 @@ __all__ = ["run_forked"]
 class _Process:
     """A forked run as Prefect's process manager knows processes: it asks for these two."""
 
-    def __init__(self, forked: ForkedRun) -> None:
-        self._forked = forked
+    def __init__(self, forked: ForkedRun, superseded: Callable[[], bool]) -> None:
+        self._forked, self._superseded = forked, superseded
         self.pid = forked.pid
 
     @property
     def returncode(self) -> int | None:
-        return self._forked.returncode
+        """0 if the run is another host's by now: else Prefect would report that one as crashed."""
+        return 0 if self._superseded() and self._forked.returncode is not None else self._forked.returncode
 
 
 class _Starter:
@@ -50,7 +51,9 @@ class _Starter:
         folder: Path,
         channel: ControlChannel | None,
         refused: list[LaunchError],
+        superseded: Callable[[], bool],
     ) -> None:
+        self._superseded = superseded
         self._launcher, self._env, self._folder, self._channel = launcher, env, folder, channel
         self._refused = refused
 
@@ -66,7 +69,7 @@ class _Starter:
             if self._channel is not None:
                 self._channel.unregister(flow_run.id)
             raise
-        task_status.started(ProcessHandle(_Process(forked)))  # type: ignore[arg-type]
+        task_status.started(ProcessHandle(_Process(forked, self._superseded)))  # type: ignore[arg-type]
         await forked.wait()
 
 
@@ -75,13 +78,19 @@ async def run_forked(
     flow_run: FlowRun,
     configuration: ProcessJobConfiguration,
     task_status: anyio.abc.TaskStatus[int],
+    superseded: Callable[[], bool],
 ) -> ProcessWorkerResult:
-    """As `ProcessWorker.run`. Raises LaunchError, before anything has run, if a fork cannot do it."""
+    """As `ProcessWorker.run`; a run that is `superseded` is not reported as crashed when it ends.
+
+    Raises LaunchError, before anything has run, if a fork cannot do it.
+    """
     refused: list[LaunchError] = []
     folder = contextlib.nullcontext(str(configuration.working_dir)) if configuration.working_dir else None
     try:
         with folder or tempfile.TemporaryDirectory(suffix="prefect") as directory:
-            return await _run(launcher, flow_run, configuration, Path(directory).resolve(), task_status, refused)
+            return await _run(
+                launcher, flow_run, configuration, Path(directory).resolve(), task_status, refused, superseded
+            )
     except BaseExceptionGroup:  # Prefect's task groups wrap it
         if refused:
             raise refused[0] from None
@@ -95,9 +104,10 @@ async def _run(
     folder: Path,
     task_status: anyio.abc.TaskStatus[int],
     refused: list[LaunchError],
+    superseded: Callable[[], bool],
 ) -> ProcessWorkerResult:
     async with FlowRunExecutorContext() as context:
-        starter = _Starter(launcher, configuration.env, folder, context.control_channel, refused)
+        starter = _Starter(launcher, configuration.env, folder, context.control_channel, refused, superseded)
         executor = context.create_executor(
             flow_run, starter, resolve_flow=load_flow_from_flow_run, propose_submitting=False
         )

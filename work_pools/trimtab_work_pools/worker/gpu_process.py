@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -24,6 +25,7 @@ from trimtab_work_pools.launchers.forking import ForkLauncher
 from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.drain import Drain
 from trimtab_work_pools.worker.forked import run_forked
+from trimtab_work_pools.worker.picking import GANG
 from trimtab_work_pools.worker.prefect_hooks import Entry
 from trimtab_work_pools.worker.resources_form import Resources
 from trimtab_work_pools.worker.this_node import NodeSettings
@@ -80,6 +82,7 @@ class GpuProcessWorker(ProcessWorker):
         assert self._runs_task_group is not None
         for claim in self._dispatcher.adopted():
             self._runs_task_group.start_soon(self._dispatcher.await_adopted, claim)
+            self._runs_task_group.start_soon(self._dispatcher.gangs.watch_again, claim.holding.run_id)
         self._runs_task_group.start_soon(self._listen)
 
     async def _open_launcher(self) -> ForkLauncher | None:
@@ -162,11 +165,19 @@ class GpuProcessWorker(ProcessWorker):
     ) -> ProcessWorkerResult:
         own = {name: value for name, value in configuration.env.items() if value is not None}
         configuration.env |= self._dispatcher.environment(flow_run.id, own)
+        nodes = self._dispatcher.other_nodes(flow_run.id)
+        if nodes:
+            gpus = self._dispatcher.gpus(flow_run.id)
+            configuration.env |= await self._dispatcher.gangs.gather(flow_run, nodes, gpus)
+        if nodes or GANG in flow_run.labels:
+            assert self._runs_task_group is not None
+            self._runs_task_group.start_soon(self._dispatcher.gangs.watch, flow_run, len(nodes))
         status = _Started(task_status, lambda pid: self._dispatcher.started(flow_run.id, pid))
         # A command of the user's own is a process of its own; else the one that is forked has Prefect imported already.
         if self._launcher is not None and not configuration._command_configured:
             try:
-                return await run_forked(self._launcher, flow_run, configuration, status)
+                superseded = partial(self._dispatcher.stopping.superseded, str(flow_run.id))
+                return await run_forked(self._launcher, flow_run, configuration, status, superseded)
             except LaunchError as refused:
                 self._logger.warning("Run %s is started as a fresh process: %s", flow_run.id, refused)
         return await super().run(flow_run, configuration, status)

@@ -29,7 +29,9 @@ _STARTING_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class HostClaim:
-    """`devices`: (UUID, share in thousandths). `pid` and `pid_created_s` are of the run's process, once it has one."""
+    """`devices`: (UUID, share in thousandths). `pid` and `pid_created_s` are of the run's process, once it has one.
+    `server` is the address of the Prefect API that the run and the `pool` are of.
+    """
 
     claim_id: str
     worker: str
@@ -41,6 +43,7 @@ class HostClaim:
     worker_created_s: float
     pid: int = 0
     pid_created_s: float = 0.0
+    server: str = ""
 
     @property
     def running(self) -> bool:
@@ -83,9 +86,10 @@ class HostClaims:
             self._write(claim)
             return True
 
-    def orphans(self) -> list[HostClaim]:
-        """Claims whose worker is not there any more."""
-        return [one for one in self.all() if abs(created_s(one.worker_pid) - one.worker_created_s) >= 1.0]
+    def orphans(self, server: str, pool: str) -> list[HostClaim]:
+        """Claims on runs of this pool whose worker is not there any more. Those of others are theirs to look after."""
+        ours = (one for one in self.all() if (one.server, one.pool) == (server, pool))
+        return [one for one in ours if abs(created_s(one.worker_pid) - one.worker_created_s) >= 1.0]
 
     def adopt(self, claim: HostClaim, worker: str) -> HostClaim | None:
         """The claim in the hands of this process; None if another worker was first."""

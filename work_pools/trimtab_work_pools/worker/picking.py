@@ -10,26 +10,36 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from trimtab_work_pools.advertise import Advertisement, current, fleet_from
+from trimtab_work_pools.fit import Refused, fit
+from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.queue import explain, plan
 from trimtab_work_pools.queue.gpu_rooms import run_of
 from trimtab_work_pools.queue.verdicts import Code, Plan
 from trimtab_work_pools.queue.workload import Fleet, Policy, Run
 from trimtab_work_pools.resources import Demand, Placement
 
-__all__ = ["NEVER", "Picked", "Queued", "pick"]
+__all__ = ["GANG", "NEVER", "NODE", "Picked", "Queued", "pick"]
 
 NEVER = "NoNodeFits"
 """Name of the state of a run that no advertised node could ever hold."""
 
 
+GANG, NODE = "trimtab.gang", "trimtab.node"
+"""Labels of a member of a gang: the id of rank 0, and the node that it is for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A scheduled run: what it asks for, since when, and the priority of its work queue (1 is the highest)."""
+    """A scheduled run: what it asks for, since when, and the priority of its work queue (1 is the highest).
+
+    `node`: it is for this node only, and has precedence there: the rest of its gang holds others.
+    """
 
     run_id: str
     demand: Demand
     submitted_s: float
     queue_priority: int = 1
+    node: str = ""
 
     def run(self) -> Run:
         """As the planner sees it. One step of queue priority counts as one step of the run's own."""
@@ -39,38 +49,70 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """`starts`: run id and where, on this node, best first. `stops`: run ids of this node that make way for others."""
+    """`starts`: run id and where, on this node, best first. `stops`: run ids of this node that make way for others.
+    `gangs`: run id -> the other nodes of a start that takes several. `pinned`: reasons of those that are for one node.
+    """
 
     starts: tuple[tuple[str, Placement], ...]
     stops: tuple[tuple[str, str], ...]
     plan: Plan
     fleet: Fleet
     runs: tuple[Run, ...]
+    gangs: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    pinned: tuple[tuple[str, str], ...] = ()
 
     def reasons(self) -> dict[str, tuple[str, str]]:
         """(name of the state, sentence) of each run that waits."""
         codes = {wait.run_id: wait.code for wait in self.plan.waits}
         waiting = [run for run in self.runs if run.id in codes and codes[run.id] is not Code.NOT_YET]
-        return {run.id: (_state(codes[run.id]), explain(run, self.fleet, self.plan)) for run in waiting}
+        planned = {run.id: (_state(codes[run.id]), explain(run, self.fleet, self.plan)) for run in waiting}
+        return planned | {run_id: ("AwaitingResources", why) for run_id, why in self.pinned}
 
 
 def pick(
     node: str, advertisements: Iterable[Advertisement], queued: Sequence[Queued], policy: Policy, now_s: float
 ) -> Picked:
     """The share of `node` in the plan of the fleet that is advertised at `now_s`."""
-    fleet = fleet_from(current(advertisements, now_s))
+    seated, own, refused = _seat([one for one in queued if one.node], current(advertisements, now_s), node, now_s)
+    fleet = fleet_from(seated)
     running = {one.run.id for one in fleet.running}
     # What a peer has just claimed may still be in the queue that was read: its advertisement is the later news.
-    runs = tuple(one.run() for one in queued if one.run_id not in running)
+    runs = tuple(one.run() for one in queued if one.run_id not in running and not one.node)
     made = plan(fleet, runs, policy, now_s)
-    mine = [
-        (start.run_id, replace(start.parts[0][1].devices, node=node))
-        for start in made.starts
-        if [name for name, _ in start.parts] == [node]
-    ]
+    starts = [(start.run_id, start.parts) for start in made.starts if start.parts[0][0] == node]
+    mine = [(run_id, replace(parts[0][1].devices, node=node)) for run_id, parts in starts]
+    gangs = [(run_id, tuple(name for name, _ in parts[1:])) for run_id, parts in starts if len(parts) > 1]
     here = {one.run.id for one in fleet.running if any(name == node for name, _ in one.parts)}
     stops = tuple((stop.run_id, stop.for_run_id) for stop in made.stops if stop.run_id in here)
-    return Picked(tuple(mine), stops, made, fleet, runs)
+    return Picked((*own, *mine), stops, made, fleet, runs, tuple(gangs), tuple(refused))
+
+
+def _seat(
+    pinned: Sequence[Queued], fleet: tuple[Advertisement, ...], node: str, now_s: float
+) -> tuple[tuple[Advertisement, ...], list[tuple[str, Placement]], list[tuple[str, str]]]:
+    """The fleet with the runs that are for one node holding their part of it; those that start on `node`; and why the
+    others do not.
+    """
+    by_node = {one.node.name: one for one in fleet}
+    own: list[tuple[str, Placement]] = []
+    refused: list[tuple[str, str]] = []
+    for one in pinned:
+        seat = by_node.get(one.node)
+        if seat is None or seat.draining:
+            refused.append((one.run_id, f"it is for node {one.node}, which takes no runs now"))
+            continue
+        ledger = Ledger(seat.node, seat.holdings)
+        if ledger.find(one.run_id):
+            continue
+        found = fit(ledger.free(), one.demand)
+        if isinstance(found, Refused):
+            refused.append((one.run_id, found.text))
+            continue
+        held = Holding(one.run_id, one.demand, found.placement, one.submitted_s, now_s)
+        by_node[one.node] = replace(seat, holdings=(*seat.holdings, held))
+        if one.node == node:
+            own.append((one.run_id, found.placement))
+    return tuple(by_node.values()), own, refused
 
 
 def _state(code: Code) -> str:

@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 
 from trimtab_work_pools.worker.host_claims import created_s
 
-__all__ = ["Stopping"]
+__all__ = ["SUPERSEDED", "Stopping"]
+
+SUPERSEDED = "Superseded"
+"""Why a run is ended here that is somebody else's now: it is killed, and nothing of it is told to the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +42,18 @@ class Stopping:
     def tell(self, run_id: str, pid: int, name: str, why: str, grace_s: float) -> None:
         """Sends SIGTERM: Prefect raises TerminationSignal in the flow, which may write its state."""
         self._told[run_id] = _Told(pid, created_s(pid) if pid else 0.0, name, why, time.time() + grace_s)
-        _signal(self._told[run_id], signal.SIGTERM)
+        _signal(self._told[run_id], _number(name))
+
+    def superseded(self, run_id: str) -> bool:
+        """Whether it is somebody else's."""
+        return run_id in self._told and self._told[run_id].name == SUPERSEDED
 
     def has_process(self, run_id: str, pid: int) -> None:
         """Tells a run that had no process yet when it was to stop."""
         told = self._told.get(run_id)
         if told is not None and not told.pid:
             self._told[run_id] = replace(told, pid=pid, pid_created_s=created_s(pid))
-            _signal(self._told[run_id], signal.SIGTERM)
+            _signal(self._told[run_id], _number(told.name))
 
     def press(self) -> None:
         """Ends those whose time is over."""
@@ -58,6 +65,10 @@ class Stopping:
         """(name of its next state, why) if it was told to stop; it is forgotten here."""
         told = self._told.pop(run_id, None)
         return (told.name, told.why) if told else None
+
+
+def _number(name: str) -> signal.Signals:
+    return signal.SIGKILL if name == SUPERSEDED else signal.SIGTERM
 
 
 def _signal(told: _Told, number: signal.Signals) -> None:

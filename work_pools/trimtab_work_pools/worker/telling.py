@@ -9,6 +9,7 @@ from prefect.client.orchestration import PrefectClient
 from trimtab_work_pools.advertise import Advertisement
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
 from trimtab_work_pools.worker.fleet_table import FleetTableArtifact
+from trimtab_work_pools.worker.learning import Learning
 
 __all__ = ["Telling"]
 
@@ -23,6 +24,7 @@ class Telling:
     def __init__(self, control: ControlPlane, client: PrefectClient, pool: str) -> None:
         self._control = control
         self._table = FleetTableArtifact(client, pool)
+        self._learning = Learning(client)
         self._said: dict[str, tuple[float, str]] = {}
 
     async def tell(
@@ -42,9 +44,13 @@ class Telling:
             name, message = ("BadResources", one.problem) if one.problem else reasons.get(run_id, ("", ""))
             said_s, said = self._said.get(run_id, (0.0, ""))
             if left and name and said != message and now_s - said_s >= _AGAIN_S:
-                await self._control.say(one.flow_run, name, message)
+                await self._control.say(one.flow_run, name, await self._with_suggestion(one, message))
                 self._said[run_id] = (now_s, message)
                 left -= 1
         ids = {str(one.flow_run.id) for one in waiting}
         self._said = {run_id: said for run_id, said in self._said.items() if run_id in ids}
         await self._table.show(fleet, now_s)
+
+    async def _with_suggestion(self, one: Waiting, message: str) -> str:
+        less = await self._learning.suggestion(one.flow_run, one.queued.demand) if one.queued else ""
+        return f"{message}. It {less}" if less else message

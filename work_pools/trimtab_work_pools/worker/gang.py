@@ -1,0 +1,165 @@
+"""Runs on several nodes at once: the run itself is rank 0, on the node of the worker that claimed it; for every other
+node that worker makes a run of the same deployment, pinned to the node, with the same parameters and its own rank.
+
+All or nothing: members that do not all start in time, or one that is lost, end the gang, and rank 0 waits again. Each
+worker watches what it runs: rank 0 its members, a member rank 0. What belongs together is kept with the runs (a tag, a
+label), so that a worker that was started again knows it too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import anyio
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_logger
+from prefect.states import Cancelled, Scheduled
+
+from trimtab_work_pools.devices_env import GangMember, gang_environment
+from trimtab_work_pools.gangs import Member, Step, leader_ended, members_say
+from trimtab_work_pools.worker.control_plane import ControlPlane, persistently
+from trimtab_work_pools.worker.picking import GANG, NODE
+
+__all__ = ["Gangs", "address_towards"]
+
+_LOOK_S = 2.0
+_BROKEN, _FAILED, _ENDED = "GangBroken", "GangFailed", "GangEnded"
+_BROKEN_BEFORE = "trimtab.started-again.GangBroken"
+
+Stop = Callable[[str, str, str], None]
+"""Stops a run of this worker: its id, the name of its next state, why."""
+
+
+class Gangs:
+    """The gangs that have a member under one worker."""
+
+    def __init__(self, client: PrefectClient, control: ControlPlane, claim_of: Callable[[str], str], stop: Stop):
+        self._client, self._control = client, control
+        self._claim_of, self._stop = claim_of, stop
+        self._logger = get_logger("trimtab.worker")
+
+    async def gather(self, run: FlowRun, nodes: Sequence[str], gpus: int) -> dict[str, str]:
+        """Makes a run for each of the other `nodes`; returns what rank 0 is told."""
+        await self._dismiss(await self._members(run.id), "a gang of before")
+        address, port = address_towards(str(self._client.api_url)), _free_port()
+        told = [
+            gang_environment(GangMember(rank, len(nodes) + 1, address, port), gpus) for rank in range(len(nodes) + 1)
+        ]
+        variables = await self._control.job_variables(run)
+        wishes = {key: value for key, value in (variables.get("resources") or {}).items() if key != "nodes"}
+        assert run.deployment_id is not None
+        for rank, node in enumerate(nodes, start=1):
+            own = {"resources": wishes, "env": {**(variables.get("env") or {}), **told[rank]}}
+            await self._client.create_flow_run_from_deployment(
+                run.deployment_id,
+                parameters=run.parameters,
+                state=Scheduled(message=f"member {rank} of the gang of {run.name}, for node {node}"),
+                name=f"{run.name}-rank-{rank}",
+                tags=["trimtab-gang", _tag(run.id)],
+                work_queue_name=run.work_queue_name,
+                job_variables={**(run.job_variables or {}), **own},
+                labels={GANG: str(run.id), NODE: node},
+            )
+        return told[0]
+
+    async def watch_again(self, run_id: str) -> None:
+        """`watch` for a run that an earlier worker started, if it is one of a gang."""
+        try:
+            run = await self._client.read_flow_run(UUID(run_id))
+            members = await self._members(run.id)
+        except (ObjectNotFound, httpx.HTTPError):
+            return
+        if members or GANG in run.labels:
+            await self.watch(run, len(members))
+
+    async def watch(self, run: FlowRun, members: int) -> None:
+        """Until the run has left this worker: rank 0 its `members`, or (0) a member rank 0."""
+        leader = run.labels.get(GANG)
+        began_s = time.monotonic()
+        claim = self._claim_of(str(run.id))  # the run may soon be here again, with other members
+        while claim and self._claim_of(str(run.id)) == claim:
+            try:
+                if leader:
+                    await self._watch_leader(run, UUID(str(leader)))
+                else:
+                    await self._watch_members(run, members, time.monotonic() - began_s)
+            except httpx.HTTPError as error:  # without the server nothing is known: the gang goes on
+                self._logger.info("Gang of run %s: the server does not answer (%s)", run.id, error)
+            await anyio.sleep(_LOOK_S)
+        if not leader and not self._claim_of(str(run.id)):
+            await persistently(lambda: self._dismiss_members(run.id), f"the gang of {run.id} ends")
+
+    async def _watch_members(self, run: FlowRun, expected: int, waited_s: float) -> None:
+        members = [_member(one) for one in await self._members(run.id)]
+        broken_before = run.labels.get(_BROKEN_BEFORE, 0)
+        verdict = members_say(members, expected, waited_s, int(str(broken_before)))
+        if verdict.step is Step.AGAIN:
+            await self._client.update_flow_run_labels(run.id, {_BROKEN_BEFORE: int(str(broken_before)) + 1})
+        if verdict.step is not Step.GO_ON:
+            self._stop(str(run.id), _BROKEN if verdict.step is Step.AGAIN else _FAILED, verdict.text)
+
+    async def _watch_leader(self, run: FlowRun, leader_id: UUID) -> None:
+        both = FlowRunFilter(id=FlowRunFilterId(any_=[run.id, leader_id]))
+        states = {one.id: one.state for one in await self._client.read_flow_runs(flow_run_filter=both)}
+        own, state = states.get(run.id), states.get(leader_id)
+        if own and own.is_cancelled():  # rank 0 gathers another gang
+            self._stop(str(run.id), _ENDED, own.message or "called off")
+            return
+        since_s = self._control.now_s() - state.timestamp.timestamp() if state else 0.0
+        if why := leader_ended(state.type.value if state else "", since_s):
+            self._stop(str(run.id), _ENDED, why)
+
+    async def _members(self, leader_id: UUID) -> list[FlowRun]:
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_tag(leader_id)]))
+        runs = await self._client.read_flow_runs(flow_run_filter=tagged, limit=200)
+        return [run for run in runs if not (run.state and run.state.is_cancelled())]
+
+    async def _dismiss_members(self, leader_id: UUID) -> None:
+        await self._dismiss(await self._members(leader_id), "rank 0 of its gang has ended")
+
+    async def _dismiss(self, members: Sequence[FlowRun], why: str) -> None:
+        """Those that wait are called off. Those that run are ended by their own worker, which watches rank 0."""
+        for member in members:
+            if member.state and (member.state.is_scheduled() or why == "a gang of before"):
+                if not member.state.is_final():
+                    state: Any = Cancelled(name=_ENDED, message=why)
+                    await self._client.set_flow_run_state(member.id, state, force=True)
+                await self._client._client.patch(f"/flow_runs/{member.id}", json={"tags": ["trimtab-gang"]})
+
+
+def address_towards(url: str) -> str:
+    """The address of this host that others reach it by: TRIMTAB_NODE_ADDRESS, or that of the way to `url`."""
+    if given := os.environ.get("TRIMTAB_NODE_ADDRESS"):
+        return given
+    parts = urlsplit(url)
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
+            probe.connect((parts.hostname or "127.0.0.1", parts.port or 80))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return socket.gethostname()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _member(run: FlowRun) -> Member:
+    kind = run.state.type.value if run.state else ""
+    return Member(run.name, kind, run.run_count > 0, run.state.message or "" if run.state else "")
+
+
+def _tag(leader_id: UUID) -> str:
+    return f"trimtab-gang:{leader_id}"
