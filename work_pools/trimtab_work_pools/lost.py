@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from trimtab_work_pools.advertise import Advertisement
+from trimtab_work_pools.ledger import Holding
 
 __all__ = ["superseded", "unheld"]
 
@@ -20,9 +21,11 @@ def unheld(
     return since, [run_id for run_id, since_s in since.items() if now_s - since_s >= after_s]
 
 
-def superseded(mine: Mapping[str, str], peers: Iterable[Advertisement], sent_back: Collection[str]) -> list[str]:
-    """Runs of this worker (id -> claim id) that were given to somebody else while it was away: a peer that is there
-    holds them by another claim, or they were sent back to the queue as lost.
+def superseded(mine: Iterable[Holding], peers: Iterable[Advertisement], sent_back: Collection[str]) -> list[str]:
+    """Ids of runs of this worker that were given to somebody else while it was away: a peer that is there has held them
+    since later, or they were sent back to the queue as lost.
     """
-    elsewhere = {holding.run_id: holding.claim_id for one in peers for holding in one.holdings}
-    return [run for run, claim in mine.items() if run in sent_back or elsewhere.get(run, claim) != claim]
+    theirs = {holding.run_id: holding for one in peers for holding in one.holdings}
+    return [
+        own.run_id for own in mine if own.run_id in sent_back or theirs.get(own.run_id, own).started_s > own.started_s
+    ]

@@ -16,24 +16,29 @@ from trimtab_work_pools.resources import Demand, Node, Placement
 from .conftest import Pool, until
 
 
-def advertised(name: str, **claims: str) -> Advertisement:
-    holdings = tuple(Holding(run, Demand(), Placement(name), 0.0, 0.0, claim) for run, claim in claims.items())
+def holding(run: str, node: str, started_s: float) -> Holding:
+    return Holding(run, Demand(), Placement(node), 0.0, started_s, f"{run} on {node}")
+
+
+def advertised(name: str, **started_s: float) -> Advertisement:
+    holdings = tuple(holding(run, name, since_s) for run, since_s in started_s.items())
     return Advertisement(f"w-{name}", Node(name, 1000, 1000), holdings, 100.0)
 
 
 def test_a_run_is_lost_when_nobody_holds_it_for_long_enough() -> None:
-    since, lost = unheld(["r1", "r2"], [advertised("a", r1="c")], {}, 10.0, 60.0)
+    since, lost = unheld(["r1", "r2"], [advertised("a", r1=1.0)], {}, 10.0, 60.0)
     assert (since, lost) == ({"r2": 10.0}, [])
-    since, lost = unheld(["r1", "r2"], [advertised("a", r1="c")], since, 69.0, 60.0)
+    since, lost = unheld(["r1", "r2"], [advertised("a", r1=1.0)], since, 69.0, 60.0)
     assert lost == []
     assert unheld(["r1", "r2"], [], since, 70.0, 60.0) == ({"r1": 70.0, "r2": 10.0}, ["r2"])
-    assert unheld(["r2"], [advertised("b", r2="c")], since, 80.0, 60.0) == ({}, []), "it is held again"
+    assert unheld(["r2"], [advertised("b", r2=1.0)], since, 80.0, 60.0) == ({}, []), "it is held again"
 
 
 def test_what_others_were_given_is_given_up() -> None:
-    mine = {"r1": "mine", "r2": "mine", "r3": "mine"}
-    assert superseded(mine, [advertised("b", r1="theirs", r9="x")], {"r3"}) == ["r1", "r3"]
-    assert superseded(mine, [advertised("b", r1="mine")], set()) == []
+    mine = [holding(run, "a", 10.0) for run in ("r1", "r2", "r3")]
+    assert superseded(mine, [advertised("b", r1=20.0, r9=20.0)], {"r3"}) == ["r1", "r3"]
+    assert superseded(mine, [advertised("b", r1=5.0)], set()) == [], "that is old news"
+    assert superseded(mine, [advertised("a", r1=10.0)], set()) == []
 
 
 @pytest.mark.long

@@ -128,7 +128,7 @@ class Dispatcher:
             ledger = await self._ledger()
             await self._advertise(ledger)
             alive = {claim.holding.run_id for claim in self._claims.all() if claim.running}
-            running = {run_id: claim.claim_id for run_id, claim in self._mine.items() if run_id in alive}
+            running = [claim.holding for run_id, claim in self._mine.items() if run_id in alive]
             waiting = await self._queue(prefetch_s)
             peers = await self._peers.now()
             self._give_up(running, peers, waiting)
@@ -197,9 +197,9 @@ class Dispatcher:
             claim_id, self._worker, pid, self._pool, holding, devices, time.time(), born_s, server=self._server
         )
 
-    def _give_up(self, running: Mapping[str, str], peers: list[Advertisement], waiting: list[Waiting]) -> None:
-        """Ends runs at once that were given to others while this worker was away. `running` (run id -> claim id) are as
-        they were before the queue was read: what has started since is no longer as the queue says.
+    def _give_up(self, running: list[Holding], peers: list[Advertisement], waiting: list[Waiting]) -> None:
+        """Ends runs at once that were given to others while this worker was away. `running` are as they were before the
+        queue was read: what has started since is no longer as the queue says.
         """
         sent_back = {str(one.flow_run.id) for one in waiting if one.flow_run.state_name == Cause.LOST_HOST}
         for run_id in superseded(running, current(peers, self._now_s()), sent_back):
