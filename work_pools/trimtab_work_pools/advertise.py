@@ -78,9 +78,13 @@ def later(on_server: Mapping[str, Advertisement], heard: Mapping[str, Advertisem
 
 
 def fleet_from(advertisements: Iterable[Advertisement]) -> Fleet:
-    """The planner's fleet. A node that is draining is full: what runs there is seen, nothing new is put there."""
+    """The planner's fleet. A node that is draining is full: what runs there is seen, nothing new is put there.
+
+    A run that two nodes hold (one was away, and does not know yet that it was given to the other) is the later one's;
+    what the other has given to it stays taken.
+    """
     nodes: list[Node] = []
-    occupants: list[Occupant] = []
+    occupants: dict[str, Occupant] = {}
     for one in advertisements:
         free = Ledger(one.node, one.holdings).free()
         nodes.append(_full(free) if one.draining else free)
@@ -88,8 +92,11 @@ def fleet_from(advertisements: Iterable[Advertisement]) -> Fleet:
             run = run_of(holding.run_id, holding.demand, holding.submitted_s, attained_s=holding.attained_s)
             placement = replace(holding.placement, node=one.node.name)
             stopping_s = holding.stopping_until_s
-            occupants.append(Occupant(run, (placement,), holding.started_s, stopping_until_s=stopping_s))
-    return fleet_of(Inventory(tuple(nodes)), occupants)
+            occupant = Occupant(run, (placement,), holding.started_s, stopping_until_s=stopping_s)
+            known = occupants.get(holding.run_id)
+            if known is None or known.started_s < occupant.started_s:
+                occupants[holding.run_id] = occupant
+    return fleet_of(Inventory(tuple(nodes)), occupants.values())
 
 
 def _full(node: Node) -> Node:

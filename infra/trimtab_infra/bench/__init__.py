@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from trimtab_infra.bench.decentral import decentral
+from trimtab_infra.bench.fleet import fleet
 from trimtab_infra.bench.live import live
 from trimtab_infra.bench.metric_events import metric_events
 from trimtab_infra.bench.placement import placement
@@ -15,6 +16,7 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure the planner against recorded traces.")
 app.command("placement")(placement)
 app.command("live")(live)
+app.command("fleet")(fleet)
 app.command("queue")(queue)
 app.command("decentral")(decentral)
 app.command("metric-events")(metric_events)

@@ -22,6 +22,8 @@ from pydantic import Field
 
 from trimtab_work_pools.launchers.errors import LaunchError, ParentUnfit
 from trimtab_work_pools.launchers.forking import ForkLauncher
+from trimtab_work_pools.queue.workload import WorkloadError
+from trimtab_work_pools.resources import CapacityError
 from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.drain import Drain
 from trimtab_work_pools.worker.forked import run_forked
@@ -132,6 +134,9 @@ class GpuProcessWorker(ProcessWorker):
             self._logger.warning(
                 "The Prefect server does not answer (%s); what runs goes on, and it is asked again", error
             )
+            return []
+        except (WorkloadError, CapacityError) as error:
+            self._logger.error("What the workers of the pool advertise does not hold together (%s); read again", error)
             return []
         return [Entry(run) for run in picked]  # type: ignore[misc]
 
