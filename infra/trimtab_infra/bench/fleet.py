@@ -102,11 +102,11 @@ def _measure(folder: Path, runs: int, seed: int, within_s: float, driver: Path, 
             time.sleep(_IDLE_S)  # measured: what a worker asks when there is nothing to do
             idle = [worker.proxy.requests - count for worker, count in zip(workers, before, strict=True)]
             rng = random.Random(max(seed, 0))
-            asked, bound_s = _ask(client, folder, records, runs, rng)
-            console.print(f"{runs} runs asked for ...")
             began_s = time.time()
+            shaker = _Shaker(server, workers, drivers, random.Random(seed), console) if seed >= 0 else None
+            asked, bound_s = _ask(client, folder, records, runs, rng, shaker)
+            console.print(f"{runs} runs asked for in {time.time() - began_s:.1f} s ...")
             before = [worker.proxy.requests for worker in workers]
-            shaker = _Shaker(server, workers, drivers, rng, console) if seed >= 0 else None
             final = _await_runs(client, asked, within_s, console, shaker)
             took_s = time.time() - began_s
             busy = [worker.proxy.requests - count for worker, count in zip(workers, before, strict=True)]
@@ -189,9 +189,10 @@ def _await_fleet(client: SyncPrefectClient, count: int) -> None:
 
 
 def _ask(
-    client: SyncPrefectClient, folder: Path, records: Path, runs: int, rng: random.Random
+    client: SyncPrefectClient, folder: Path, records: Path, runs: int, rng: random.Random, shaker: _Shaker | None
 ) -> tuple[list[str], float]:
-    """Ids of the runs; and the time they take at least on these GPUs."""
+    """Ids of the runs, and the time they take at least on these GPUs; with faults they are longer, to be hit."""
+    longer = 1.0 if shaker is None else 4.0
     flow_id = client.create_flow_from_name("recorded")
     deployments = []
     for number, (resources, _) in enumerate(_DEMANDS):
@@ -206,13 +207,15 @@ def _ask(
         )
     asked, gpu_s = [], 0.0
     for number in rng.choices(range(len(_DEMANDS)), [often for _, often in _DEMANDS], k=runs):
-        resources, seconds = _DEMANDS[number][0], rng.choice(_SECONDS)
+        resources, seconds = _DEMANDS[number][0], longer * rng.choice(_SECONDS)
         width = resources.get("gpus", resources.get("gpu_share", 0))
         gpu_s += width * seconds
         parameters = {"folder": str(records), "seconds": seconds, "share": resources.get("gpu_share", 1.0)}
         run = client.create_flow_run_from_deployment(deployments[number], parameters=parameters, state=Scheduled())
         asked.append(str(run.id))
-    return asked, max(max(_SECONDS), gpu_s / sum(gpus for gpus, _ in _NODES))
+        if shaker is not None:
+            shaker.shake()
+    return asked, max(longer * max(_SECONDS), gpu_s / sum(gpus for gpus, _ in _NODES))
 
 
 def _await_runs(
