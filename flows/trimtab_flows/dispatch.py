@@ -36,7 +36,7 @@ class Approval(RunInput):
     by: str = Field(default="", description="Who says so")
 
 
-@flow(name="dispatch", flow_run_name="dispatch {decision}", persist_result=True)
+@flow(name="dispatch", flow_run_name="dispatch {model}: {windows}", persist_result=True)
 def dispatch(
     recipe: str,
     windows: str,

@@ -42,8 +42,12 @@ async def plan(model: str, rules: Sequence[Rule]) -> list[Change]:
         NoDeployment: a rule's deployment is not on the server.
     """
     async with get_client() as client:
-        wanted = [await _wanted(client, model, rule) for rule in rules]
-        return compare(wanted, await _ours(client, model))
+        there = await client.read_automations()
+        ours = [each for each in there if _tag(model) in each.tags]
+        others = {each.name for each in there} - {each.name for each in ours}
+        # One of this name that `prefect deploy` made of a deployment's triggers does the same: two would run it twice.
+        wanted = [await _wanted(client, model, rule) for rule in rules if rule.name not in others]
+        return compare(wanted, ours)
 
 
 async def apply(model: str, rules: Sequence[Rule]) -> list[Change]:
@@ -89,10 +93,6 @@ def compare(wanted: Sequence[AutomationCore], there: Sequence[Automation]) -> li
 
 def _tag(model: str) -> str:
     return f"trimtab:{model}"
-
-
-async def _ours(client: PrefectClient, model: str) -> list[Automation]:
-    return [each for each in await client.read_automations() if _tag(model) in each.tags]
 
 
 async def _wanted(client: PrefectClient, model: str, rule: Rule) -> AutomationCore:
