@@ -17,10 +17,11 @@ from trimtab_flows.conclude import VERDICTS, conclude, emit_decision
 from trimtab_flows.drift.charts import drift_markdown, drift_svg
 from trimtab_flows.drift.decision import Decision, Policy
 from trimtab_flows.faults import RETRIES
-from trimtab_flows.gather import Measured, evidence_of, figures_of, measure_window, place_of
+from trimtab_flows.gather import evidence_of, place_of
 from trimtab_flows.history import MONITOR
 from trimtab_flows.ingest import FEATURES
 from trimtab_flows.loading import load_recipe
+from trimtab_flows.measuring import Measured, figures_of, measure_window
 from trimtab_flows.policies import PolicyGiven, resolve
 from trimtab_flows.recipe import Recipe
 from trimtab_flows.score import PREDICTIONS

@@ -19,9 +19,9 @@ from prefect.cache_policies import INPUTS, TASK_SOURCE
 from pydantic import BaseModel
 
 from trimtab_flows import runtime, tracking
-from trimtab_flows.drift.domain import sample_rows
 from trimtab_flows.drift.estimated import calibrate
 from trimtab_flows.drift.gate import standard_error
+from trimtab_flows.drift.reference import sample_rows
 from trimtab_flows.drift.signals import fit_reference
 from trimtab_flows.faults import RETRIES
 from trimtab_flows.ingest import FEATURES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import polars as pl
 
 __all__ = [
     "PREDICTION",
+    "SAMPLE",
     "InvalidReference",
     "Profile",
     "Reference",
@@ -18,6 +20,7 @@ __all__ = [
     "as_text",
     "count_rows",
     "fit_profile",
+    "sample_rows",
 ]
 
 #: Name that the model's scores are measured under.
@@ -30,6 +33,10 @@ _BINS = 10
 _CATEGORIES = 50
 
 _FORMAT = 1
+
+#: Rows that a classifier is trained on, of either side. More find smaller differences, which matter less: 5,000 tell an
+#: AUC of .52 from .5 (its standard error is about .006).
+SAMPLE = 5_000
 
 
 class InvalidReference(ValueError):
@@ -113,6 +120,14 @@ def _profile_from(fields: dict[str, Any]) -> Profile:
         categories=None if categories is None else tuple(str(name) for name in categories),
         counts=tuple(int(count) for count in fields["counts"]),
     )
+
+
+def sample_rows(frame: pl.DataFrame, columns: Sequence[str], rows: int = SAMPLE, seed: int = 0) -> pl.DataFrame:
+    """So many rows of some columns, drawn without replacement, in their order; all of them where there are fewer."""
+    if frame.height <= rows:
+        return frame.select(columns)
+    picked = np.sort(np.random.default_rng(seed).choice(frame.height, rows, replace=False))
+    return frame.select(columns)[picked]
 
 
 def fit_profile(name: str, column: pl.Series) -> Profile:

@@ -15,8 +15,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from trimtab_flows.drift.domain import sample_rows
-from trimtab_flows.drift.reference import PREDICTION, Profile, Reference, count_rows, fit_profile
+from trimtab_flows.drift.reference import PREDICTION, Profile, Reference, count_rows, fit_profile, sample_rows
 
 __all__ = ["Season", "SeasonalReference", "combine", "recount", "seasonal", "windows_needed"]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from river.drift import ADWIN, PageHinkley
 
 __all__ = ["Detector", "StreamChange", "errors_of", "watch"]
 
@@ -60,6 +59,9 @@ def watch(errors: np.ndarray, detector: Detector = "adwin") -> StreamChange:
     values = np.asarray(errors, dtype=np.float64)
     values = values[np.isfinite(values)]
     scale = float(np.abs(values[:200]).max()) if values.size else 1.0
+    # Here, since river brings its data sets along: a second that every run of a flow would wait for.
+    from river.drift import ADWIN, PageHinkley
+
     reader: Any = ADWIN() if detector == "adwin" else PageHinkley(mode="up")  # type: ignore[no-untyped-call]
     alarms = []
     for place, value in enumerate((values / max(scale, 1.0)).tolist()):
