@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-__all__ = ["PREDICTION", "InvalidReference", "Profile", "Reference", "count_rows", "fit_profile"]
+__all__ = [
+    "PREDICTION",
+    "InvalidReference",
+    "Profile",
+    "Reference",
+    "as_numbers",
+    "as_text",
+    "count_rows",
+    "fit_profile",
+]
 
 #: Name that the model's scores are measured under.
 PREDICTION = "prediction"
@@ -112,12 +121,12 @@ def fit_profile(name: str, column: pl.Series) -> Profile:
     Quantities (numbers, dates, times, durations) get ten bins by quantile, fewer where many values are the same;
     everything else is a category, yes and no too. Of nested and binary values only their presence is profiled.
     """
-    numbers = _as_numbers(column)
+    numbers = as_numbers(column)
     if numbers is not None:
         edges = _edges(numbers)
         empty = Profile(name, edges, None, (0,) * (len(edges) + 3))
     else:
-        known = _as_text(column).drop_nulls().alias("value")
+        known = as_text(column).drop_nulls().alias("value")
         # Most frequent first; of equally frequent ones the first by name.
         common = known.value_counts(name="rows").top_k(_CATEGORIES, by=["rows", "value"], reverse=[False, True])
         categories = tuple(sorted(common.get_column("value")))
@@ -128,15 +137,15 @@ def fit_profile(name: str, column: pl.Series) -> Profile:
 def count_rows(column: pl.Series, profile: Profile) -> np.ndarray:
     """Rows of a column by the bins of a profile, shape (len(profile.counts),)."""
     if profile.edges is not None:
-        numbers = _as_numbers(column)
+        numbers = as_numbers(column)
         if numbers is None:
-            numbers = _as_text(column).cast(pl.Float64, strict=False).to_numpy()
+            numbers = as_text(column).cast(pl.Float64, strict=False).to_numpy()
         known = numbers.size - np.count_nonzero(np.isnan(numbers))
         # One pass for each of a dozen edges is six times faster than np.searchsorted for each row; NaN is never below.
         up_to = [np.count_nonzero(numbers <= edge) for edge in profile.edges]
         return np.array([*np.diff([0, *up_to, known]), 0, numbers.size - known])
     categories = profile.categories or ()
-    text = _as_text(column).alias("value")
+    text = as_text(column).alias("value")
     seen = text.drop_nulls().value_counts(name="rows")
     named = dict(seen.filter(pl.col("value").is_in(categories)).iter_rows())
     counts = [named.get(category, 0) for category in categories]
@@ -157,7 +166,7 @@ def _edges(numbers: np.ndarray) -> tuple[float, ...]:
     return tuple(float(edge) for edge in edges if np.isfinite(edge))
 
 
-def _as_numbers(column: pl.Series) -> np.ndarray | None:
+def as_numbers(column: pl.Series) -> np.ndarray | None:
     """A quantity as floats of shape (rows,), missing as NaN; None if the column is no quantity.
 
     Times are counted in microseconds, whatever unit they are stored in.
@@ -174,7 +183,7 @@ def _as_numbers(column: pl.Series) -> np.ndarray | None:
     return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
-def _as_text(column: pl.Series) -> pl.Series:
+def as_text(column: pl.Series) -> pl.Series:
     """A column as the names of its categories, null where it has no value."""
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
         present = column.is_not_null()

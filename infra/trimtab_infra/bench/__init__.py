@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from trimtab_infra.bench.act import act
 from trimtab_infra.bench.decentral import decentral
 from trimtab_infra.bench.fleet import fleet
 from trimtab_infra.bench.live import live
@@ -20,6 +21,7 @@ app.command("fleet")(fleet)
 app.command("queue")(queue)
 app.command("decentral")(decentral)
 app.command("metric-events")(metric_events)
+app.command("act")(act)
 
 
 @app.callback()
