@@ -32,6 +32,9 @@ _PRIOR_SD = np.array([0.015, 0.01, 0.3])
 #: By how much champions differ from the line, as a share of their performance, beyond the gains' standard errors.
 _MISFIT = 0.006
 
+#: A performance as near to 0 as this gives no scale to measure gains by.
+_LEAST = 1e-9
+
 #: A stretch of age that counts as 1.
 _DAYS = 28.0
 
@@ -97,10 +100,10 @@ def observed_loss(evidence: Evidence) -> float:
 def expected_gain(evidence: Evidence) -> Gain | None:
     """What a model trained on all that is known now would gain over the champion.
 
-    None where the champion's performance is not known at all.
+    None where the champion's performance is not known at all, or is 0.
     """
     scale = abs(evidence.reference_performance or evidence.performance or 0.0)
-    if not scale:
+    if scale < _LEAST:
         return None
     units = np.array([scale, scale, 1.0])
     mean, precision = _PRIOR_MEAN * units, np.diag(1 / (_PRIOR_SD * units) ** 2)

@@ -37,6 +37,9 @@ def trigger(
     change: Annotated[list[str] | None, typer.Option(help="Day of a known change, for the delay; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Of every training.")] = 0,
     cache: Annotated[Path | None, typer.Option(help="Keep scores of trained models here, for the next time.")] = None,
+    gate_confidence: Annotated[
+        float, typer.Option(help="Of the gate that every challenger goes through; the product's own is 0.9.")
+    ] = 0.9,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Made-up series with known changes instead.")] = False,
 ) -> None:
     """Live a series window by window: with our policy, never, every-k, ADWIN on errors, PSI above .25, and an oracle.
@@ -45,6 +48,7 @@ def trigger(
     is needed.
     """
     from trimtab_flows.contracts.contract import ContractRefused
+    from trimtab_flows.drift.gate import GatePolicy
     from trimtab_flows.drift.policy import Policy
     from trimtab_flows.drift.policy_file import read_policy
     from trimtab_flows.drift.values import InvalidPolicy
@@ -59,14 +63,15 @@ def trigger(
         else:
             if recipe is None or first is None or last is None:
                 raise SeriesError("give --recipe, --from and --to, or --synthetic")
-            loaded = load_recipe(recipe)
             length = _length(window)
             windows = windows_of(_day("--from", first), _day("--to", last), length)
+            loaded = load_recipe(recipe)
             own = loaded.recipe.bootstrap_windows * _DAYS[loaded.recipe.cadence]
             changes = [_day("--change", day) for day in change or []]
             began = time.monotonic()
             with _progress() as progress:
                 series = Series(loaded, windows, bootstrap or math.ceil(own / length), seed, cache, _teller(progress))
+                series.gate = GatePolicy(confidence=gate_confidence)
                 series.train_all()
                 found = compare(series, chosen, changes, _teller(progress))
             found["seconds"] = round(time.monotonic() - began, 1)
@@ -101,6 +106,7 @@ def compare(series: Series, policy: Any, changes: list[date], tell: Any = None) 
         "windows": len(series.windows),
         "bootstrap": series.bootstrap,
         "seed": series.seed,
+        "gate_confidence": series.gate.confidence,
         "policy": policy.to_plain(),
         "train_seconds": sum(series.train_seconds),
         "results": rows,

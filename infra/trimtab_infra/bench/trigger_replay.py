@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from trimtab_flows.drift.decision import Challenge, Decision, Evidence, Policy, Seen, decide
 from trimtab_flows.drift.gain import observed_loss
-from trimtab_flows.drift.gate import GatePolicy, gate
+from trimtab_flows.drift.gate import gate
 from trimtab_flows.drift.streams import errors_of
 from trimtab_infra.bench.trigger_series import Series
 
@@ -92,12 +93,12 @@ def judged(series: Series, challenger: int, champion: int) -> tuple[bool, float 
 def _judged(series: Series, challenger: int, champion: int) -> tuple[bool, float | None, float]:
     new, old = series.held_back(challenger, challenger), series.held_back(challenger, champion)
     metric = series.loaded.recipe.metrics[0]
-    verdict = gate(new.labels, old.scores, new.scores, (metric,), policy=GatePolicy(), groups=new.days)
+    verdict = gate(new.labels, old.scores, new.scores, (metric,), policy=series.gate, groups=new.days)
     first = verdict.comparisons[0]
     error = 0.0
     if first.ci_low is not None and first.ci_high is not None:
-        # A 90 % interval is 3.29 standard errors wide.
-        error = (first.ci_high - first.ci_low) / 3.29
+        # As many standard errors wide as a normal interval of this confidence: 3.29 at 90 %.
+        error = (first.ci_high - first.ci_low) / (2 * NormalDist().inv_cdf((1 + series.gate.confidence) / 2))
     return verdict.promote, first.difference, error
 
 

@@ -20,6 +20,7 @@ import polars as pl
 
 from trimtab_flows.contracts.check import check
 from trimtab_flows.drift.bootstrap import standard_error
+from trimtab_flows.drift.gate import GatePolicy
 from trimtab_flows.drift.signals import PREDICTION, Reference, fit_reference, measure
 from trimtab_flows.loading import LoadedRecipe
 from trimtab_flows.recipe import Resources
@@ -66,6 +67,7 @@ class Series:
         bootstrap: how many windows the first champion is trained on.
         seed: of every training.
         cache: folder of trained models' scores; None: nothing is kept.
+        gate: how sure the gate has to be, for every rule.
         verdicts: of the gate, by challenger and champion: promoted, gain, its standard error.
         tell: called with what is done, and the share that is done of it.
     """
@@ -76,6 +78,7 @@ class Series:
     seed: int = 0
     cache: Path | None = None
     tell: Callable[[str, float], None] = _silent
+    gate: GatePolicy = field(default_factory=GatePolicy)
     train_seconds: list[float] = field(default_factory=list)
     verdicts: dict[tuple[int, int], tuple[bool, float | None, float]] = field(default_factory=dict)
     _drift: dict[tuple[int, int], tuple[dict[str, float], float]] = field(default_factory=dict)
