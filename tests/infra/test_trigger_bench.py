@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from trimtab_flows.drift.gate import GatePolicy
 from trimtab_flows.drift.policy import Policy
 from trimtab_flows.loading import LoadedRecipe
 from trimtab_infra.bench import app
@@ -24,7 +25,8 @@ PRICED = Policy(value_per_point_day=10.0, retrain_cost=60.0, max_age=None, coold
 
 def made(kind: str, windows: int, cache: Path | None = None) -> Series:
     last = _BEGIN.fromordinal(_BEGIN.toordinal() + 7 * windows)
-    return Series(LoadedRecipe(kind, Made(kind, 0), kind), windows_of(_BEGIN, last, 7), 6, cache=cache)
+    loaded, windows = LoadedRecipe(kind, Made(kind, 0), kind), windows_of(_BEGIN, last, 7)
+    return Series(loaded, windows, 6, cache=cache, gate=GatePolicy(resamples=100))
 
 
 @pytest.fixture(scope="module")
