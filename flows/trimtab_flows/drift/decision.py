@@ -7,6 +7,10 @@ one threshold and ends at a lower one (hysteresis), and after a decision to retr
 that was not needed costs a training run, since the gate keeps a challenger out that is no better: so the default asks
 for one standard error, not for two.
 
+A policy that says what a point of the metric is worth decides by money instead: the gain that is to be expected of a
+model trained now (``gain.py``), over the policy's horizon, against what the retraining costs. Alarms are then told, and
+a loss that was seen counts for what fresh models have won back of such losses before.
+
 Orders of the business come before the figures: one to forbid or to postpone, then one to force. What is to be done is
 done at the first moment that the policy's calendar allows.
 """
@@ -20,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from trimtab_flows.drift.evidence import Challenge, Evidence, Seen
+from trimtab_flows.drift.gain import Gain, expected_gain
 from trimtab_flows.drift.orders import Order, Standing, standing
 from trimtab_flows.drift.policy import Policy
 from trimtab_flows.drift.values import InvalidPolicy, InvalidRecord, from_plain, must_be_typed, read_json
@@ -143,7 +148,11 @@ def decide(evidence: Evidence, previous: Decision | None, policy: Policy) -> Dec
     alarmed, why = _alarm(evidence, before, policy)
     reasons = [why]
     orders = standing(evidence.orders, evidence.moment, evidence.last_retrain)
-    wanted = _wanted(evidence, policy, alarmed, orders, reasons)
+    weighed = _weigh(evidence, policy)
+    if weighed is not None:
+        reasons.append(weighed.said(policy))
+    asked_for = alarmed if weighed is None else weighed.pays
+    wanted = _wanted(evidence, policy, asked_for, orders, reasons)
     reasons += _drifted_inputs(evidence, policy)
     verdict, at = _when(evidence, policy, orders, reasons) if wanted else ("wait", None)
     start = at if verdict == "later" else evidence.moment
@@ -157,6 +166,9 @@ def decide(evidence: Evidence, previous: Decision | None, policy: Policy) -> Dec
         reasons=tuple(reasons),
         champion_age=evidence.champion_age,
         at=_text(at),
+        confidence=None if weighed is None else weighed.confidence,
+        expected_gain=None if weighed is None else weighed.gain.mean,
+        expected_gain_money=None if weighed is None else weighed.money,
         expected_cost_money=policy.cost,
         currency=policy.currency,
         priority=policy.priority_number,
@@ -168,11 +180,47 @@ def decide(evidence: Evidence, previous: Decision | None, policy: Policy) -> Dec
     )
 
 
+@dataclass(frozen=True)
+class _Weighed:
+    """What retraining now is expected to bring and to cost, in money."""
+
+    gain: Gain
+    money: float
+    cost: float
+    confidence: float
+
+    @property
+    def pays(self) -> bool:
+        return self.money > self.cost
+
+    def said(self, policy: Policy) -> str:
+        parts = ", ".join(f"{value / policy.point:+.2f} for {name}" for name, value in self.gain.parts if value)
+        learnt = f"{self.gain.learnt_from} retrainings" if self.gain.learnt_from != 1 else "1 retraining"
+        return (
+            f"A model trained now is expected to be {self.gain.mean / policy.point:+.2f} points better ({parts}; "
+            f"learnt from {learnt}): worth {self.money:,.2f} {policy.currency} in {policy.horizon_days:g} days, for "
+            f"{self.cost:,.2f} {policy.currency}. That {'pays' if self.pays else 'does not pay'}."
+        )
+
+
+def _weigh(evidence: Evidence, policy: Policy) -> _Weighed | None:
+    """Gain against cost; None where the policy does not say what a point is worth, or too little is known."""
+    if policy.value_per_point_day is None or evidence.labelled_rows < policy.min_labelled_rows:
+        return None
+    gain = expected_gain(evidence)
+    if gain is None:
+        return None
+    worth = policy.value_per_point_day * policy.horizon_days / policy.point
+    money = gain.mean * worth
+    likely = gain.above(policy.cost / worth) if worth else 0.0
+    return _Weighed(gain, money, policy.cost, likely if money > policy.cost else 1 - likely)
+
+
 def _text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat()
 
 
-def _wanted(evidence: Evidence, policy: Policy, alarmed: bool, orders: Standing, reasons: list[str]) -> bool:
+def _wanted(evidence: Evidence, policy: Policy, asked_for: bool, orders: Standing, reasons: list[str]) -> bool:
     """Whether to retrain at all, whatever the time; adds the reasons."""
     if orders.force is not None:
         reasons.append(f"Retraining is forced: there is {orders.force}.")
@@ -180,7 +228,7 @@ def _wanted(evidence: Evidence, policy: Policy, alarmed: bool, orders: Standing,
     too_old = _too_old(evidence, policy)
     if too_old is not None:
         reasons.append(too_old)
-    if not alarmed and too_old is None:
+    if not asked_for and too_old is None:
         return False
     held = [*_cooling(evidence, policy), *_few_new_rows(evidence, policy)]
     reasons += held

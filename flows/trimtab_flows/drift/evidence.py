@@ -49,6 +49,8 @@ class Challenge:
         rows: rows it was trained on.
         champion_rows: rows the champion was trained on.
         champion_age: windows since the champion's data ended.
+        champion_loss: by how much the champion did worse then than was seen when it was made, in the metric's own
+            units, 0 if it did not.
         promoted: whether it became the champion.
         probe: it was trained only to find out, on part of the rows.
     """
@@ -59,6 +61,7 @@ class Challenge:
     rows: int = 0
     champion_rows: int = 0
     champion_age: int = 0
+    champion_loss: float = 0.0
     promoted: bool = False
     probe: bool = False
 
