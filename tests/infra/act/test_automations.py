@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,12 @@ pytestmark = pytest.mark.usefixtures("environment")
 FLIGHTS = "trimtab_flows.recipes.flights:flights"
 #: What the project's prefect.yaml has made already is not made again.
 RULES = [rule for rule in rules("flights", FLIGHTS, max_age_days=90) if "dispatch" not in rule.name]
+
+
+@pytest.fixture(autouse=True)
+def none_of_ours() -> Iterator[None]:
+    yield
+    asyncio.run(remove("flights"))
 
 
 def names(tag: str | None = None) -> set[str]:
@@ -43,7 +50,7 @@ def test_what_is_declared_is_made_once_changed_and_removed() -> None:
         ("remove", "flights: follow the business"),
     ]
     first = next(change for change in changes if change.name == "flights: decide on metrics")
-    assert first.fields == (("actions[0].schedule_after", "PT5S", "PT9S"),)
+    assert first.fields == (("actions[0].schedule_after", 5.0, 9.0),)
     assert asyncio.run(apply("flights", fewer)) == changes
     assert asyncio.run(plan("flights", fewer)) == []
     asyncio.run(remove("flights"))
@@ -63,7 +70,9 @@ def test_what_people_made_is_left_alone_and_what_they_changed_is_seen() -> None:
                 )
             )
             theirs = next(each for each in await client.read_automations() if each.name == "flights: decide on metrics")
-            await client.update_automation(theirs.id, AutomationCore(**{**theirs.model_dump(), "enabled": False}))
+            await client.update_automation(
+                theirs.id, AutomationCore(**{**theirs.model_dump(exclude={"owner_resource"}), "enabled": False})
+            )
 
     asyncio.run(apply("flights", RULES))
     asyncio.run(meddle())
