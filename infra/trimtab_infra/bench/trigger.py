@@ -41,6 +41,7 @@ def trigger(
         float, typer.Option(help="Of the gate that every challenger goes through; the product's own is 0.9.")
     ] = 0.9,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Made-up series with known changes instead.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="How many made-up series of each kind.")] = 3,
 ) -> None:
     """Live a series window by window: with our policy, never, every-k, ADWIN on errors, PSI above .25, and an oracle.
 
@@ -59,7 +60,7 @@ def trigger(
         if synthetic:
             from trimtab_infra.bench.trigger_synthetic import report
 
-            found = report(chosen, seed, Console())
+            found = report(chosen, seed, Console(), seeds)
         else:
             if recipe is None or first is None or last is None:
                 raise SeriesError("give --recipe, --from and --to, or --synthetic")
