@@ -31,7 +31,7 @@ class TieringPolicy(Block):
 
     rules: TieringRules = Field(description="Tiers with their prices, and rules by recipe and table.")
 
-    def over(self, hot: Store, before_fetch: Callable[[Fetch], None]) -> TieredStore:
+    def over(self, hot: Store, before_fetch: Callable[[Fetch], object]) -> TieredStore:
         """The store with this policy's colder tiers behind it; the tier that is cheapest to keep is looked in last.
 
         Raises:
