@@ -19,6 +19,7 @@ from trimtab_blocks.errors import BlobNotFound
 from trimtab_blocks.keys import descriptor_key
 from trimtab_blocks.stores import Store
 from trimtab_flows.garbage.decision import Doomed
+from trimtab_flows.snapshots.holdings import holdings
 from trimtab_flows.snapshots.library import SnapshotLibrary, gone_key
 from trimtab_flows.snapshots.uses import Uses
 
@@ -63,10 +64,11 @@ def remove_strays(store: Store, doomed: Doomed, older_than: datetime) -> int:
 def finish(store: Store, since: date) -> list[str]:
     """Put back what a killed collection took away although it was in use; digests of it."""
     found: list[str] = []
-    uses = Uses(store)
+    uses, held = Uses(store), holdings(store)
     for key in list(store.keys("gone/")):
         digest = key.removeprefix("gone/").removesuffix(".json")
-        if store.exists(descriptor_key(digest)) or not uses.used_since(digest, since):
+        headless = digest in held and held[digest].made_at is None
+        if not headless or not uses.used_since(digest, since):
             continue
         record = json.loads(store.read(key))["descriptor"].encode()
         if SnapshotLibrary(store).could_be(digest, record):

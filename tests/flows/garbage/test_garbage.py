@@ -31,6 +31,7 @@ GRACE = timedelta(days=7)
 NODES = st.sampled_from([f"{number:064x}" for number in range(12)])
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     roots=st.dictionaries(NODES, st.sampled_from(["a manifest", "the catalog"]), max_size=4),
     edges=st.lists(st.tuples(NODES, st.lists(NODES, max_size=3).map(tuple)), max_size=20),
@@ -74,7 +75,7 @@ def store(tmp_path: Path) -> DirectoryStore:
     return DirectoryStore(path=tmp_path / "store")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_on_a_real_store(tmp_path: Path, data: st.DataObject) -> None:
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
