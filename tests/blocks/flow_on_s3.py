@@ -29,8 +29,13 @@ def use(store: str) -> dict[str, object]:
     library = runtime.library()
     first, second = library.put(table), library.put(table.reverse())
     runtime.lineage().record(Edge(second.digest, (first.digest,), "build", "flights", "2013-01"))
-    recipe, inputs = "trimtab_flows.recipes.flights:flights", {"features": (first.digest,)}
-    manifest = collect("train", recipe, {"store": str(runtime.store())}, 0, inputs)
+    manifest = collect(
+        stage="train",
+        recipe="trimtab_flows.recipes.flights:flights",
+        parameters={"store": repr(runtime.store())},
+        seed=0,
+        inputs={"features": (first.digest,)},
+    )
     save(manifest, runtime.store())
     get_run_logger().info("%r holds %s", runtime.store(), first.digest)
     emit_event("trimtab.tests.used", {"prefect.resource.id": "trimtab.tests"}, payload={"store": repr(runtime.store())})
