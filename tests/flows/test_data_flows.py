@@ -15,6 +15,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from prefect.states import Scheduled
 
 from trimtab_blocks import DirectoryStore, MlflowTracking, TieringPolicy
@@ -60,7 +61,8 @@ def own_store(environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.M
     DirectoryStore(path=tmp_path / "cold").save("cold", overwrite=True)
     MlflowTracking(tracking_uri=environment["MLFLOW_TRACKING_URI"]).save(name)
     forget()
-    yield store
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):  # what other tests did is in another store
+        yield store
     forget()
 
 
@@ -147,6 +149,16 @@ def test_garbage_goes_and_what_a_model_needs_stays(own_store: DirectoryStore) ->
     with pytest.raises(SnapshotNotFound, match="it was removed at"):
         library.get(garbage)
     assert replay(f"toy/{trained.version}").same
+
+
+def test_a_cached_result_whose_data_is_gone_is_made_again(own_store: DirectoryStore) -> None:
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: False}):
+        first = ingest("toy_recipe:bad_features", "2024-03")
+        for key in [*own_store.keys("snapshots/"), *own_store.keys("catalog/")]:
+            own_store.remove(key)
+        assert ingest("toy_recipe:bad_features", "2024-03") == first
+    assert runtime.library().get(first.features.accepted).height == first.features.rows
+    assert runtime.library().exists(first.features.quarantined or "")
 
 
 def test_a_run_that_waits_is_told_what_it_reads(own_store: DirectoryStore) -> None:

@@ -214,6 +214,11 @@ class SnapshotLibrary:
         """Whether a snapshot has this digest."""
         return self.store.exists(_key(digest))
 
+    def rely_on(self, digest: str) -> bool:
+        """Whether a snapshot is there, which from now on counts as used: garbage collection leaves it alone."""
+        self.uses.mark(digest)  # before it is looked for: see there
+        return self.exists(digest)
+
     def digests(self) -> Iterator[str]:
         """Digests of all snapshots, sorted."""
         for key in self.store.keys(SNAPSHOTS):
