@@ -45,8 +45,7 @@ def policy(
     from trimtab_flows import runtime
 
     try:
-        read = yaml.safe_load(file.read_text(encoding="utf-8"))
-        rules = TieringRules.model_validate(read)
+        rules = TieringRules.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     except yaml.YAMLError as error:
