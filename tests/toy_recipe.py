@@ -118,5 +118,18 @@ class Unservable(Toy):
         return np.full(frame.height, np.nan) if frame.height == 100 else scores
 
 
+class Tiered(Toy):
+    """Of tests with a store of their own: what MLflow knows of a recipe names data of one store."""
+
+    name = "toy-tiered"
+
+
+class Collected(Toy):
+    """As ``Tiered``, for another store."""
+
+    name = "toy-collected"
+
+
 toy, bad_rows, bad_features = Toy(), BadRows(), BadFeatures()
+tiered, collected = Tiered(), Collected()
 missing_column, unservable = MissingColumn(), Unservable()

@@ -32,14 +32,14 @@ from trimtab_flows.train import train
 
 pytestmark = pytest.mark.usefixtures("environment", "own_store")
 
-TOY = "toy_recipe:toy"
+TOY, COLLECTED = "toy_recipe:tiered", "toy_recipe:collected"
 POLICY = """
 currency: EUR
 tiers:
   - {name: hot, gib_month: 0.02}
   - {name: cold, store: trimtab-directory-store/cold, gib_month: 0.004, gib_read: 0.03, wait_s: 5, gib_s: 20}
 rules:
-  - {subject: toy, table: "raw.*", cold_after_days: 30, keep_days: 3650, why: a contract}
+  - {subject: toy-tiered, table: "raw.*", cold_after_days: 30, keep_days: 3650, why: a contract}
   - {cold_after_days: 60}
 """
 
@@ -132,8 +132,8 @@ def test_data_goes_cold_comes_back_and_its_price_is_told_before(own_store: Direc
 def test_garbage_goes_and_what_a_model_needs_stays(own_store: DirectoryStore) -> None:
     library = runtime.library()
     for window in ("2024-01", "2024-02"):
-        ingest(TOY, window)
-    trained = retrain(TOY, "2024-01..2024-02")
+        ingest(COLLECTED, window)
+    trained = retrain(COLLECTED, "2024-01..2024-02")
     garbage = library.put(pl.DataFrame({"a": [1, 2, 3]})).digest
     for key in list(own_store.keys("catalog/")):
         own_store.remove(key)  # only the model and its manifest name the data now
@@ -148,7 +148,7 @@ def test_garbage_goes_and_what_a_model_needs_stays(own_store: DirectoryStore) ->
     assert "a registered model version" in found.kept
     with pytest.raises(SnapshotNotFound, match="it was removed at"):
         library.get(garbage)
-    assert replay(f"toy/{trained.version}").same
+    assert replay(f"toy-collected/{trained.version}").same
 
 
 def test_a_cached_result_whose_data_is_gone_is_made_again(own_store: DirectoryStore) -> None:
