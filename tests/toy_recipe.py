@@ -135,6 +135,19 @@ class Never(Toy):
     name = "toy-never"
 
 
+class Tiered(Toy):
+    """Of tests with a store of their own: what MLflow knows of a recipe names data of one store."""
+
+    name = "toy-tiered"
+
+
+class Collected(Toy):
+    """As ``Tiered``, for another store."""
+
+    name = "toy-collected"
+
+
 toy, bad_rows, bad_features = Toy(), BadRows(), BadFeatures()
+tiered, collected = Tiered(), Collected()
 missing_column, unservable = MissingColumn(), Unservable()
 steady, never = Steady(), Never()

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from trimtab_blocks.cache_files import About, CacheFiles
 from trimtab_blocks.errors import CorruptBlob
-from trimtab_blocks.stores import Store
+from trimtab_blocks.stores import Blob, Store
 
 __all__ = ["CachedStore"]
 
@@ -73,9 +73,17 @@ class CachedStore(Store):
         """See ``Store``; the store is asked."""
         return self.store.keys(prefix)
 
+    def blobs(self, prefix: str = "") -> Iterator[Blob]:
+        """See ``Store``; the store is asked."""
+        return self.store.blobs(prefix)
+
     def size(self, key: str) -> int:
         """See ``Store``; the store is asked."""
         return self.store.size(key)
+
+    def fault(self, key: str, size: int, sha256: str) -> str | None:
+        """See ``Store``. Of the blob in the store; the cache is verified by itself."""
+        return self.store.fault(key, size, sha256)
 
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:
@@ -104,7 +112,7 @@ class CachedStore(Store):
         return self.store.sweep(older_than) + self._files.tidy()
 
     def cached_keys(self) -> list[str]:
-        """Keys of the blobs in this cache, sorted: what a worker may tell others that it has at hand."""
+        """Keys of the blobs in this cache, the last used first: what a worker may tell others that it has at hand."""
         return self._files.keys()
 
     def used_bytes(self) -> int:

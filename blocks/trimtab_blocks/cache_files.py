@@ -27,7 +27,7 @@ from typing import BinaryIO
 from trimtab_blocks.errors import StoreError, StoreUnavailable
 from trimtab_blocks.stores import check_key
 
-__all__ = ["About", "CacheFiles", "Entry"]
+__all__ = ["About", "CacheFiles", "Entry", "keys_in"]
 
 _ABOUT = ".about.json"  # no key has a part that begins with a dot
 
@@ -154,12 +154,8 @@ class CacheFiles:
             return sum(self._evict(entry.path) for entry in self._entries() if not entry.complete)
 
     def keys(self) -> list[str]:
-        """Keys of all cached files, sorted."""
-        found = []
-        for about in (self.directory / "entries").glob(f"*/{_ABOUT}"):
-            with suppress(OSError, ValueError, LookupError):  # evicted just now; or damaged, which its next use finds
-                found.append(str(json.loads(about.read_bytes())["key"]))
-        return sorted(found)
+        """Keys of all cached files, the last used first."""
+        return keys_in(self.directory)
 
     def used_bytes(self) -> int:
         """Bytes of all files, at one moment."""
@@ -225,6 +221,15 @@ class CacheFiles:
             f"cannot use the cache in {self.directory}: {error.strerror or error}; it needs a directory on a local "
             f"disk that this user may write to, with room for {self.limit_bytes} bytes"
         )
+
+
+def keys_in(directory: Path) -> list[str]:
+    """Keys of all files in a cache's directory, the last used first; none where there is no cache."""
+    found = []
+    for about in (directory / "entries").glob(f"*/{_ABOUT}"):
+        with suppress(OSError, ValueError, LookupError):  # evicted just now; or damaged, which its next use finds
+            found.append((-about.stat().st_mtime_ns, str(json.loads(about.read_bytes())["key"])))
+    return [key for _, key in sorted(found)]
 
 
 def _name(key: str) -> str:

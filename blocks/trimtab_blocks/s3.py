@@ -26,7 +26,7 @@ from trimtab_blocks.s3_errors import MISSING, REQUEST_ERRORS, code_of, explain
 from trimtab_blocks.s3_objects import PROBE, Buffer, abort, fetch, find, listing, uploads, write
 from trimtab_blocks.s3_requests import Connection, Requests, client_of
 from trimtab_blocks.s3_transfer import Source, Target
-from trimtab_blocks.stores import Store, check_key
+from trimtab_blocks.stores import Blob, Store, check_key
 
 __all__ = ["S3Store"]
 
@@ -61,6 +61,9 @@ class S3Store(Block, Store):
         default=None, description="Encryption at rest that is asked for; none: what the bucket does by itself."
     )
     kms_key_id: str | None = Field(default=None, description="Key for SSE-KMS; none: the account's own.")
+    storage_class: Literal["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"] | None = Field(
+        default=None, description="Of the objects that are written; only classes that can be read at once."
+    )
     patience_s: float = Field(default=120, ge=0, description="How long a server that is away is waited for.")
     connect_timeout_s: float = Field(default=5, gt=0, description="How long a connection may take.")
     read_timeout_s: float = Field(default=30, gt=0, description="How long an answer may make no progress.")
@@ -135,11 +138,17 @@ class S3Store(Block, Store):
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """See ``Store``. All of them are in memory before the first comes: servers differ in how they sort."""
+        return (blob.key for blob in self.blobs(prefix))
+
+    def blobs(self, prefix: str = "") -> Iterator[Blob]:
+        """See ``Store`` and ``keys``."""
         check_key(prefix, prefix=True)
         with self._asking("list", "") as ask:
-            names = listing(client_of(self._connection), ask, self.bucket, f"{self.prefix}{prefix}")
-            keys = [name.removeprefix(self.prefix) for name in names]
-        return iter(sorted((key for key in keys if _is_ours(key)), key=str.encode))
+            found = [
+                Blob(entry["Key"].removeprefix(self.prefix), int(entry["Size"]), entry["LastModified"].astimezone(UTC))
+                for entry in listing(client_of(self._connection), ask, self.bucket, f"{self.prefix}{prefix}")
+            ]
+        return iter(sorted((blob for blob in found if _is_ours(blob.key)), key=lambda blob: blob.key.encode()))
 
     def size(self, key: str) -> int:
         """See ``Store``."""
@@ -201,14 +210,18 @@ class S3Store(Block, Store):
         return replace(target, claim=Claim(target.client, self.bucket, name))
 
     def _object(self, name: str) -> Target:
-        key = {"SSEKMSKeyId": self.kms_key_id} if self.kms_key_id else {}
+        asked = dict(_ENCRYPTION.get(self.encryption or "", {}))
+        if self.kms_key_id:
+            asked["SSEKMSKeyId"] = self.kms_key_id
+        if self.storage_class:
+            asked["StorageClass"] = self.storage_class
         return Target(
             client_of(self._connection),
             self.bucket,
             f"{self.prefix}{name}",
             self.part_mib << 20,
             self.parallel,
-            tuple((_ENCRYPTION.get(self.encryption or "", {}) | key).items()),
+            tuple(asked.items()),
         )
 
     @contextmanager

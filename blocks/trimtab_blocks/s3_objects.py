@@ -67,14 +67,14 @@ def _is_there(target: Target, ask: Requests) -> bool:
     return True
 
 
-def listing(client: Any, ask: Requests, bucket: str, prefix: str) -> Iterator[str]:
-    """Names of all objects that begin with the prefix, page by page, in the server's order."""
+def listing(client: Any, ask: Requests, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """All objects that begin with the prefix (Key, Size, LastModified), page by page, in the server's order."""
     page: dict[str, Any] = {"IsTruncated": True, "NextContinuationToken": None}
     while page["IsTruncated"]:
         token = page["NextContinuationToken"]
         further = {"ContinuationToken": token} if token else {}
         page = ask(lambda further=further: client.list_objects_v2(Bucket=bucket, Prefix=prefix, **further))  # type: ignore[misc]
-        yield from (entry["Key"] for entry in page.get("Contents", ()))
+        yield from page.get("Contents", ())
 
 
 def uploads(client: Any, ask: Requests, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
@@ -126,7 +126,7 @@ def _assure_conditions(probe: Target, ask: Requests, in_parts: bool) -> None:
     try:
         for _ in range(1 if in_parts else 2):  # the first may be the one that makes the object
             with Source(b"probe") as source:
-                (upload_in_parts if in_parts else upload)(replace(probe, encryption=()), ask, source, "probe")
+                (upload_in_parts if in_parts else upload)(replace(probe, asked=()), ask, source, "probe")
     except ClientError as error:
         if code_of(error) in PRECONDITION:
             _KNOWN.add(fact)

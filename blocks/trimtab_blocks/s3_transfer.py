@@ -50,7 +50,7 @@ class Target:
     name: str
     part_bytes: int
     parallel: int
-    encryption: tuple[tuple[str, str], ...] = ()
+    asked: tuple[tuple[str, str], ...] = ()  # of each object written: its encryption, its storage class
     claim: Claim | None = None  # held while an object in parts becomes visible
 
     @property
@@ -123,7 +123,7 @@ def upload(target: Target, ask: Requests, source: Source, writer: str) -> None:
             IfNoneMatch="*",
             ChecksumSHA256=b64encode(digest.digest()).decode(),
             Metadata={SHA256: digest.hexdigest(), WRITER: writer},
-            **dict(target.encryption),
+            **dict(target.asked),
         )
     )
 
@@ -140,7 +140,7 @@ def upload_in_parts(target: Target, ask: Requests, source: Source, writer: str) 
                 **target.address,
                 ChecksumAlgorithm="CRC32",
                 Metadata={SHA256: digest, WRITER: writer},
-                **dict(target.encryption),
+                **dict(target.asked),
             ),
             "UploadId",
         )

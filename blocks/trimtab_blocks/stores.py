@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import time
@@ -10,49 +11,38 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from prefect.blocks.core import Block
 from pydantic import Field, field_validator
 
-from trimtab_blocks.errors import BlobNotFound, InvalidKey, StoreError, StoreUnavailable
+from trimtab_blocks.errors import BlobNotFound, CorruptBlob, InvalidKey, StoreError, StoreUnavailable
+from trimtab_blocks.keys import check_key
 
-__all__ = ["BlobNotFound", "DirectoryStore", "InvalidKey", "Store", "StoreError", "StoreUnavailable", "check_key"]
+__all__ = [
+    "Blob",
+    "BlobNotFound",
+    "DirectoryStore",
+    "InvalidKey",
+    "Store",
+    "StoreError",
+    "StoreUnavailable",
+    "check_key",
+]
 
-#: Longest key, and longest part of a key between two slashes, in bytes of UTF-8. S3 allows 1,024 bytes, from which a
-#: prefix is taken; Linux allows file names of 255.
-MAX_KEY_BYTES, MAX_PART_BYTES = 900, 200
 #: File names that begin like this belong to writes that are under way. No valid key has a part that begins with a dot.
 _INCOMING = ".incoming-"
 
 
-def check_key(key: str, *, prefix: bool = False) -> str:
-    """The key as it came, if every store can honour it.
+@dataclass(frozen=True)
+class Blob:
+    """What a listing says of a blob; ``written_at`` is UTC by the clock of the store."""
 
-    Args:
-        key: parts joined by ``/``, of printable characters; no part is empty or begins with a dot.
-        prefix: the key is the beginning of one: it may be empty or end anywhere.
-
-    Raises:
-        InvalidKey: the key is none.
-    """
-    parts = key.split("/")
-    if prefix and parts[-1] == "":
-        parts = parts[:-1]
-    problem = None
-    if not all(parts) or not (parts or prefix):
-        problem = "it is empty, or has an empty part; it must not begin or end with /"
-    elif any(part.startswith(".") for part in parts):
-        problem = "no part of it may begin with a dot"
-    elif "\\" in key or not key.isprintable():
-        problem = "it may hold printable characters only, and no \\"
-    elif len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in parts):
-        problem = f"it may have {MAX_KEY_BYTES} bytes, and {MAX_PART_BYTES} between two /"
-    if problem:
-        shown = key if len(key) <= 80 else f"{key[:77]}..."
-        raise InvalidKey(f"key {shown!r} is not usable in a store: {problem}")
-    return key
+    key: str
+    bytes: int
+    written_at: datetime
 
 
 class Store(ABC):
@@ -89,6 +79,10 @@ class Store(ABC):
         """Keys that begin with ``prefix`` (any text, not only whole parts), in order of their UTF-8 bytes."""
 
     @abstractmethod
+    def blobs(self, prefix: str = "") -> Iterator[Blob]:
+        """As ``keys``, with size and time. What is removed meanwhile may be missing."""
+
+    @abstractmethod
     def size(self, key: str) -> int:
         """Bytes of a blob.
 
@@ -103,6 +97,21 @@ class Store(ABC):
         Raises:
             BlobNotFound: there is none.
         """
+
+    def fault(self, key: str, size: int, sha256: str) -> str | None:
+        """What is wrong with a blob that should have this size (bytes) and SHA-256; None: nothing. It is read for that.
+
+        Raises:
+            BlobNotFound: there is none.
+        """
+        if self.size(key) != size:
+            return f"it has {self.size(key)} bytes, and should have {size}"
+        try:
+            with self.local(key) as path, path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except CorruptBlob as error:
+            return error.reason
+        return None if found == sha256 else f"its SHA-256 is {found}, and should be {sha256}"
 
     @abstractmethod
     def remove(self, key: str) -> None:
@@ -167,6 +176,13 @@ class DirectoryStore(Block, Store):
         check_key(prefix, prefix=True)
         folder, _, start = prefix.rpartition("/")
         return self._walk(self.path / folder, f"{folder}/" if folder else "", start)
+
+    def blobs(self, prefix: str = "") -> Iterator[Blob]:
+        """See ``Store``."""
+        for key in self.keys(prefix):
+            with suppress(FileNotFoundError):
+                found = (self.path / key).stat()
+                yield Blob(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
     def size(self, key: str) -> int:
         """See ``Store``."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
+from prefect import Task
 from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel
 
@@ -13,7 +15,9 @@ from trimtab_flows.contracts.report import to_markdown
 from trimtab_flows.snapshots.lineage import Edge
 from trimtab_flows.windows import Window
 
-__all__ = ["Checked", "keep", "record", "report"]
+__all__ = ["Checked", "digests_of", "keep", "record", "report", "with_data"]
+
+_Result = TypeVar("_Result")
 
 
 class Checked(BaseModel, frozen=True):
@@ -24,6 +28,26 @@ class Checked(BaseModel, frozen=True):
     rows: int
     quarantined: str | None = None
     quarantined_rows: int = 0
+
+
+def with_data(task: Task[..., Any], named: Callable[[_Result], Iterable[str]], *arguments: Any) -> _Result:
+    """A task's result, whose snapshots are in the store: a cached result may outlast them (garbage collection).
+
+    Args:
+        task: the task to call with the arguments.
+        named: digests that its result names.
+    """
+    call: Callable[..., Any] = task
+    result: _Result = call(*arguments)
+    if not all(runtime.library().rely_on(digest) for digest in named(result)):
+        again: Callable[..., Any] = task.with_options(refresh_cache=True)
+        result = again(*arguments)
+    return result
+
+
+def digests_of(*tables: Checked) -> list[str]:
+    """Snapshots that checked tables consist of."""
+    return [digest for checked in tables for digest in (checked.accepted, checked.quarantined) if digest]
 
 
 def report(key: str, title: str, verdicts: Sequence[Verdict]) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from trimtab_flows import runtime
 from trimtab_flows.contracts.check import check
 from trimtab_flows.faults import RETRIES
-from trimtab_flows.handover import Checked, keep, record, report
+from trimtab_flows.handover import Checked, digests_of, keep, record, report, with_data
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.snapshots.lineage import Edge
 from trimtab_flows.windows import Window
@@ -115,11 +115,10 @@ def ingest(recipe: str, window: str, landed: dict[str, str] | None = None) -> In
         version = found.version(period)
         # A source that cannot tell its version is read each time: what it returns then decides what is done again.
         policy = NO_CACHE if version is None else INPUTS + TASK_SOURCE
-        landed = load.with_options(cache_policy=policy)(recipe, code, window, version)
-    tables = check_raw(recipe, code, window, landed)
-    names = list(found.raw)
-    features = build_features(
-        recipe, code, window, {name: checked.accepted for name, checked in zip(names, tables, strict=True)}
-    )
+        loading = load.with_options(cache_policy=policy)
+        landed = with_data(loading, lambda found: found.values(), recipe, code, window, version)
+    tables: tuple[Checked, ...] = with_data(check_raw, lambda all: digests_of(*all), recipe, code, window, landed)
+    accepted = {name: checked.accepted for name, checked in zip(found.raw, tables, strict=True)}
+    features: Checked = with_data(build_features, digests_of, recipe, code, window, accepted)
     record(found.name, period, (*tables, features))
     return Ingested(recipe=recipe, window=window, tables=tables, features=features)

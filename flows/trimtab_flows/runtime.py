@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -10,14 +11,34 @@ import mlflow
 from prefect import runtime as prefect_runtime
 from prefect.settings import get_current_settings
 
+from trimtab_blocks.cache import CachedStore
+from trimtab_blocks.host_cache import HostCache
+from trimtab_blocks.keys import content_of, digest_of
 from trimtab_blocks.mlflow import MlflowTracking
 from trimtab_blocks.s3 import S3Store
 from trimtab_blocks.stores import DirectoryStore, Store
+from trimtab_blocks.tiered import TieredStore
+from trimtab_blocks.tiering import TieringPolicy
 from trimtab_flows.catalog import Catalog
+from trimtab_flows.snapshots.holdings import tiers_of
 from trimtab_flows.snapshots.library import SnapshotLibrary
 from trimtab_flows.snapshots.lineage import Lineage
+from trimtab_flows.tiering.fetching import Teller
 
-__all__ = ["NotConfigured", "catalog", "connect_mlflow", "flow_run_id", "flow_run_url", "library", "lineage", "store"]
+__all__ = [
+    "NotConfigured",
+    "about_to_read",
+    "catalog",
+    "connect_mlflow",
+    "flow_run_id",
+    "flow_run_url",
+    "hot_store",
+    "library",
+    "lineage",
+    "store",
+    "tiering",
+    "uncached",
+]
 
 #: Name of the block documents, so that one Prefect server can serve several teams.
 BLOCKS = os.environ.get("TRIMTAB_BLOCKS", "default")
@@ -39,13 +60,60 @@ def _block(kind: type[Any]) -> Any:
 
 
 @cache
-def store() -> Store:
-    """The store that holds snapshots, lineage and manifests: in S3 where a block says so, else in a directory."""
+def hot_store() -> Store:
+    """The store that holds everything that is written: in S3 where a block says so, else in a directory."""
     try:
         loaded: Store = _block(S3Store)
     except NotConfigured:
         loaded = _block(DirectoryStore)
     return loaded
+
+
+@cache
+def tiering() -> TieringPolicy | None:
+    """The tiering policy, where one is saved."""
+    try:
+        loaded: TieringPolicy = _block(TieringPolicy)
+    except NotConfigured:
+        return None
+    return loaded
+
+
+@cache
+def _tiered() -> tuple[TieredStore, Teller] | None:
+    policy = tiering()
+    if policy is None:
+        return None
+    teller = Teller(policy.rules)
+    return policy.over(hot_store(), teller), teller
+
+
+def uncached() -> Store:
+    """The store with its colder tiers, without this host's cache."""
+    tiered = _tiered()
+    return tiered[0] if tiered else hot_store()
+
+
+@cache
+def store() -> Store:
+    """The store that holds snapshots, lineage and manifests, behind this host's cache where its data is on S3."""
+    whole, cache_here = uncached(), HostCache.from_environment(os.environ)
+    if cache_here is None or not any(isinstance(part, S3Store) for part in tiers_of(whole).values()):
+        return whole
+    return cache_here.before(whole, content_of)
+
+
+def about_to_read(digests: Iterable[str]) -> None:
+    """Say what fetching these snapshots costs and takes, if some of them lie colder and not in this host's cache.
+
+    Raises:
+        TooDear: it costs more than the policy allows.
+    """
+    tiered, whole = _tiered(), store()
+    if tiered is None:
+        return
+    here = {digest_of(key) for key in whole.cached_keys()} if isinstance(whole, CachedStore) else set()
+    tiered[1].before(tiered[0], [digest for digest in digests if digest not in here])
 
 
 @cache

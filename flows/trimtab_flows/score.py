@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from trimtab_flows import runtime, tracking
 from trimtab_flows.contracts.check import check
 from trimtab_flows.faults import RETRIES
-from trimtab_flows.handover import Checked, keep, record, report
+from trimtab_flows.handover import Checked, digests_of, keep, record, report, with_data
 from trimtab_flows.ingest import FEATURES
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.steps.predictions import predictions_table
@@ -76,6 +76,6 @@ def score(recipe: str, window: str, model: str = tracking.CHAMPION) -> Scored:
     name, period = loaded.recipe.name, Window.parse(window)
     features = runtime.catalog(name).get(FEATURES, period).digest
     version = int(tracking.model_version(name, model).version)
-    table = predict(recipe, loaded.code, window, version, features)
+    table: Checked = with_data(predict, digests_of, recipe, loaded.code, window, version, features)
     record(name, period, [table], made_by=f"model:{name}/{version}")
     return Scored(model=name, version=version, window=window, table=table)

@@ -30,6 +30,7 @@ from prefect.states import Cancelled
 
 from trimtab_flows.automations import RetrainRequested
 from trimtab_flows.history import Outcome, outcome_of
+from trimtab_flows.locality import reads, tell_reads
 
 __all__ = ["MAX_ATTEMPTS", "RetrainLost", "announce", "cancel_waiting", "is_acted_on", "runs_of", "settle"]
 
@@ -68,6 +69,7 @@ def settle(request: RetrainRequested, timeout_s: int) -> Outcome:
             attempt.send()
             logger.info("announced: retrain %s on %s (attempt %s)", request.model, request.windows, attempt.attempt)
             run = _appearing(request, known={run.id for run in runs})
+            _tell_reads(request, run)
         logger.info("waiting for %s (%s)", run.name, run.id)
         try:
             asyncio.run(wait_for_flow_run(run.id, timeout=timeout_s))
@@ -117,6 +119,15 @@ def cancel_waiting(model: str, why: str) -> list[FlowRun]:
             if client.set_flow_run_state(run.id, Cancelled(message=why)).status == SetStateStatus.ACCEPT:
                 cancelled.append(run)
     return cancelled
+
+
+def _tell_reads(request: RetrainRequested, run: FlowRun) -> None:
+    """A run that has to wait is best placed where its data is. It is a wish: the run goes on without."""
+    try:
+        with get_client(sync_client=True) as client:
+            tell_reads(client, run.id, reads(request.recipe, request.windows))
+    except Exception as error:  # noqa: BLE001
+        get_run_logger().debug("what %s reads could not be told to the workers: %s", run.name, error)
 
 
 def _appearing(request: RetrainRequested, known: set[UUID]) -> FlowRun:

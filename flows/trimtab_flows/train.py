@@ -62,6 +62,7 @@ def granted(recipe: Recipe) -> Resources:
 
 def join_features(digests: tuple[str, ...]) -> pl.DataFrame:
     """The features of several windows, verified and joined in the order given."""
+    runtime.about_to_read(digests)
     return pl.concat([runtime.library().get(digest) for digest in digests])
 
 

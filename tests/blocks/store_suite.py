@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,26 @@ class StoreSuite:
         expected = sorted((key for key in keys if key.startswith(start)), key=str.encode)
         assert list(store.keys(start)) == expected
         assert list(store.keys()) == sorted(keys, key=str.encode)
+
+    def test_a_listing_says_size_and_time(self, store: Store) -> None:
+        began = datetime.now(UTC)
+        for key in ("b/c", "a"):
+            store.write_once(key, key.encode() * 3)
+        found = list(store.blobs())
+        assert [(blob.key, blob.bytes) for blob in found] == [("a", 3), ("b/c", 9)]
+        for blob in found:  # S3 says whole seconds, and its clock may be another
+            assert abs(blob.written_at - began) < timedelta(seconds=60)
+        assert [blob.key for blob in store.blobs("b")] == ["b/c"]
+
+    def test_a_fault_is_named(self, store: Store) -> None:
+        content = b"x" * 1000
+        store.write_once("a", content)
+        good = hashlib.sha256(content).hexdigest()
+        assert store.fault("a", 1000, good) is None
+        assert "should have 999" in (store.fault("a", 999, good) or "")
+        assert "should be 00" in (store.fault("a", 1000, "00" * 32) or "")
+        with pytest.raises(BlobNotFound):
+            store.fault("b", 1000, good)
 
     def test_of_many_writers_one_wins(self, store: Store) -> None:
         barrier = threading.Barrier(8)

@@ -131,9 +131,9 @@ def test_what_is_in_use_stays_and_what_finds_no_room_is_handed_out_uncached(
             assert third.read_bytes() == b"c" * 60
             assert store.used_bytes() == 120
         assert (first.read_bytes(), second.read_bytes()) == (b"a" * 60, b"b" * 60)
-        assert store.cached_keys() == ["a", "b"]
+        assert store.cached_keys() == ["b", "a"]
     assert use(store, "c") == b"c" * 60
-    assert store.cached_keys() == ["b", "c"]
+    assert store.cached_keys() == ["c", "b"]
 
 
 @settings(
@@ -166,7 +166,7 @@ def test_keeps_the_last_used_and_never_more_than_its_limit(
             while sum(expected.values()) + size > limit:
                 expected.popitem(last=False)
             expected[key] = size
-        assert store.cached_keys() == sorted(expected)
+        assert sorted(store.cached_keys()) == sorted(expected)
         assert store.used_bytes() == sum(expected.values()) <= limit
 
 
@@ -319,7 +319,7 @@ def test_content_that_is_not_what_its_key_names_does_not_come_in(origin: Countin
     assert use(store, "plain") == b"any"
     with pytest.raises(CorruptBlob, match=f"its key names {'0' * 64}"):
         use(store, "0" * 64)
-    assert store.cached_keys() == sorted([good, "plain"])
+    assert sorted(store.cached_keys()) == sorted([good, "plain"])
     assert store.used_bytes() == 7
 
 
@@ -361,4 +361,4 @@ def test_held_files_are_not_mixed_up(origin: CountingStore, cached: Callable[[in
     with ExitStack() as stack:
         held = {key: stack.enter_context(cached(ROOMY).local(key)) for key in keys}
         assert {key: path.read_bytes() for key, path in held.items()} == {key: key.encode() for key in keys}
-    assert cached(ROOMY).cached_keys() == sorted(keys)
+    assert sorted(cached(ROOMY).cached_keys()) == sorted(keys)

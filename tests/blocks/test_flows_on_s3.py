@@ -22,6 +22,7 @@ def test_snapshots_and_lineage_on_a_saved_block(s3: Callable[..., S3Store], tmp_
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TRIMTAB_", "AWS_"))}
     prefect = {
         "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_LOCAL_STORAGE_PATH": str(tmp_path / "results"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "150",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -47,6 +48,9 @@ def test_snapshots_and_lineage_on_a_saved_block(s3: Callable[..., S3Store], tmp_
     }
     assert len(list(store.keys("snapshots/"))) == 4
     assert len(list(store.keys("lineage/"))) == 2
+    assert len(list(store.keys("manifests/"))) == 1
+    for key in [blob.key for blob in store.blobs()]:
+        assert SECRET_KEY.encode() not in store.read(key), f"{key} holds the secret"
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.suffix == ".db" for path in left)
     for path in left:

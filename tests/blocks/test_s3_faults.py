@@ -9,10 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import botocore.auth
 import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.runtime import flow_run
 
 from blocks.s3_server import BUCKET, HOST, S3Server, free_ports
 from blocks.tcp_proxy import Fault, Proxy, http, s3_error
@@ -147,6 +153,53 @@ def test_a_file_that_changes_while_it_is_stored_is_not_stored(store: S3Store, pr
         with pytest.raises(StoreUnavailable, match="was changed while it was being stored"):
             writing.result(timeout=60)
     assert not store.exists("a")
+
+
+def test_a_wrong_clock_is_said_by_a_real_server(
+    s3: Callable[..., S3Store], s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = s3()
+    store.write_once("a", b"x")
+    right = botocore.auth.get_current_datetime
+    late = timedelta(minutes=20)  # botocore asks it for the time that it signs with
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda *args, **more: right(*args, **more) - late)
+    for question in (lambda: store.read("a"), lambda: store.exists("a"), lambda: store.write_once("b", b"")):
+        with pytest.raises(ClockSkew, match="set this machine's clock, by NTP"):
+            question()
+    monkeypatch.undo()
+    assert store.read("a") == b"x"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_a_server_that_is_busy_for_a_minute_is_waited_for_in_a_flow(
+    environment: dict[str, str], s3: Callable[..., S3Store], proxy: Proxy
+) -> None:
+    store = s3(endpoint_url=proxy.url, part_mib=5, patience_s=120)
+    store.write_once("warm", b"up")
+
+    @flow
+    def busy() -> str:
+        proxy.fail(Fault(answer=BUSY))
+        healing = threading.Timer(60, proxy.heal)
+        healing.start()
+        began = time.monotonic()
+        assert store.write_once("a", b"x" * 12 * MIB)
+        assert time.monotonic() - began > 59
+        healing.join()
+        return str(flow_run.get_id())
+
+    run_id = busy()
+    assert store.read("a") == b"x" * 12 * MIB
+    assert list(store.keys()) == ["a", "warm"]
+    asked = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
+    deadline = time.monotonic() + 30
+    shown: list[str] = []
+    with get_client(sync_client=True) as client:
+        while not shown and time.monotonic() < deadline:  # logs are sent in the background
+            shown = [log.message for log in client.read_logs(asked) if "for now: the server answers 503" in log.message]
+    assert len(shown) == 1
+    assert "trying again for up to 120 s" in shown[0]
 
 
 def parts_of(plain: Any, name: str) -> int:

@@ -34,7 +34,16 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 def test_exported_names() -> None:
     assert set(stores.__all__) == {
-        *("BlobNotFound", "DirectoryStore", "InvalidKey", "Store", "StoreError", "StoreUnavailable", "check_key"),
+        *(
+            "Blob",
+            "BlobNotFound",
+            "DirectoryStore",
+            "InvalidKey",
+            "Store",
+            "StoreError",
+            "StoreUnavailable",
+            "check_key",
+        ),
     }
 
 

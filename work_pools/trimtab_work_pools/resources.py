@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-__all__ = ["WHOLE", "CapacityError", "Demand", "Gpu", "Grant", "Inventory", "Node", "Placement", "labels_of"]
+__all__ = ["WHOLE", "CapacityError", "Demand", "Gpu", "Grant", "Inventory", "Node", "Placement", "brief", "labels_of"]
 
 WHOLE = 1000
 """All of one GPU, in thousandths."""
 
 Labels = tuple[tuple[str, str], ...]
+_HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 class CapacityError(ValueError):
@@ -25,6 +26,14 @@ class CapacityError(ValueError):
 def labels_of(mapping: Mapping[str, str]) -> Labels:
     """Node labels in one order, whatever the order they were written in."""
     return tuple(sorted(mapping.items()))
+
+
+def brief(digest: str) -> str:
+    """A digest as nodes and demands name it: 16 characters, for an advertisement has room for 5,000 in all.
+
+    What is no SHA-256 stays as it is.
+    """
+    return digest[:16] if len(digest) == 64 and set(digest) <= _HEXADECIMAL else digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
 
-from trimtab_work_pools.resources import WHOLE, Demand
+from trimtab_work_pools.resources import WHOLE, Demand, brief
 
 __all__ = ["DemandError", "read_demand"]
 
@@ -94,6 +94,10 @@ def _capability(value: Any) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _digests(value: Any) -> frozenset[str]:
+    return frozenset(map(brief, _texts(value)))
+
+
 def _moment(value: Any) -> float:
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(_text(value))
@@ -132,7 +136,7 @@ _KEYS = {
     "disk_mib": _Key("disk_mib", _MIB),
     "labels": _Key("node_labels", _labels),
     "nodes": _Key("nodes", _whole(1, 10_000)),
-    "reads": _Key("reads", _texts),
+    "reads": _Key("reads", _digests),
     "team": _Key("team", _text),
     "priority": _Key("priority", _whole(-1000, 1000)),
     "deadline": _Key("deadline_s", _moment),

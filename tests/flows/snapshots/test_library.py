@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +16,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from flows.snapshots.interrupted_put import COMMITTED, STEPS, table
-from trimtab_blocks.stores import DirectoryStore
+from trimtab_blocks.stores import DirectoryStore, StoreUnavailable
 from trimtab_flows.snapshots.digest import UnsupportedColumn, content_digest
 from trimtab_flows.snapshots.library import (
     CorruptSnapshot,
@@ -25,6 +25,7 @@ from trimtab_flows.snapshots.library import (
     SnapshotLibrary,
     SnapshotNotFound,
 )
+from trimtab_flows.snapshots.uses import LastUse, Uses
 
 SMALL = pl.DataFrame({"a": [1, None, 3] * 20, "b": ["x", None, ""] * 20, "c": [[1.5], [], None] * 20})
 
@@ -49,7 +50,7 @@ def descriptor_of(store: DirectoryStore, digest: str) -> Path:
 
 
 def written_at(store: DirectoryStore) -> list[tuple[str, int]]:
-    return [(key, (store.path / key).stat().st_mtime_ns) for key in store.keys("")]
+    return [(key, (store.path / key).stat().st_mtime_ns) for key in store.keys("snapshots/")]
 
 
 def overwrite(file: Path, content: bytes) -> None:
@@ -97,7 +98,7 @@ def test_many_writers_of_one_content_agree(library: SnapshotLibrary, store: Dire
     with ThreadPoolExecutor(8) as pool:
         found = set(pool.map(library.put, [table() for _ in range(16)]))
     assert len(found) == 1
-    assert len(list(store.keys())) == 2
+    assert len(list(store.keys("snapshots/"))) == 2
     assert_frame_equal(library.get(found.pop().digest), table())
 
 
@@ -226,6 +227,68 @@ def test_a_writer_killed_at_any_step_leaves_all_or_nothing(
             library.get(digest)
     assert library.put(table()).digest == digest
     assert_frame_equal(library.get(digest), table())
-    assert len(list(store.keys())) == 2
+    assert len(list(store.keys("snapshots/"))) == 2
     store.sweep(timedelta(0))
     assert list(store.path.rglob(".*")) == []
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "lost", "descriptor"])
+def test_putting_a_corrupt_snapshot_again_makes_it_whole(
+    library: SnapshotLibrary, store: DirectoryStore, damage: str
+) -> None:
+    snapshot = library.put(SMALL)
+    file = file_of(store, ".parquet")
+    content = file.read_bytes()
+    if damage == "altered":
+        overwrite(file, bytes([content[0] ^ 1]) + content[1:])
+    elif damage == "truncated":
+        overwrite(file, content[:-10])
+    elif damage == "lost":
+        file.unlink()
+    else:
+        overwrite(descriptor_of(store, snapshot.digest), b"{}")
+    with pytest.raises(CorruptSnapshot, match="putting the same table replaces it"):
+        library.get(snapshot.digest)
+    assert library.put(SMALL) == snapshot
+    assert_frame_equal(library.get(snapshot.digest), SMALL)
+    assert library.put(SMALL) == snapshot  # and it stays so
+    assert len(list(library.digests())) == 1
+
+
+def test_a_file_that_another_writer_left_long_ago_is_not_relied_on(
+    library: SnapshotLibrary, store: DirectoryStore
+) -> None:
+    snapshot = library.put(SMALL)
+    old = file_of(store, ".parquet")
+    os.utime(old, (0, 0))
+    store.remove(f"snapshots/{snapshot.digest[:2]}/{snapshot.digest}.json")
+    library.put(SMALL)
+    old.unlink()  # as a garbage collection under way would
+    assert_frame_equal(library.get(snapshot.digest), SMALL)
+
+
+def test_each_use_is_marked_once_a_day(library: SnapshotLibrary, store: DirectoryStore) -> None:
+    snapshot = library.put(SMALL)
+    assert library.uses.last() == {}  # when it was written says enough
+    today = datetime.now(UTC).date()
+    for _ in range(2):
+        library.get(snapshot.digest)
+    assert list(store.keys("used/")) == [f"used/{today}/{snapshot.digest}"]
+    Uses(store, lambda: today - timedelta(days=200)).mark(snapshot.digest)
+    Uses(store, lambda: today - timedelta(days=5)).mark(snapshot.digest)
+    assert library.uses.last() == {snapshot.digest: LastUse(today, 2)}
+    assert library.uses.used_since(snapshot.digest, today)
+    assert not library.uses.used_since(snapshot.digest, today + timedelta(days=1))
+    library.uses.forget([(snapshot.digest, today)])
+    assert library.uses.last()[snapshot.digest].day == today - timedelta(days=5)
+
+
+def test_who_may_only_read_reads(tmp_path: Path) -> None:
+    class ReadOnly(DirectoryStore):
+        _block_type_slug = "trimtab-test-read-only"
+
+        def write_once(self, key: str, data: bytes | Path) -> bool:
+            raise StoreUnavailable("no right to write")
+
+    digest = SnapshotLibrary(DirectoryStore(path=tmp_path)).put(SMALL).digest
+    assert_frame_equal(SnapshotLibrary(ReadOnly(path=tmp_path)).get(digest), SMALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import subprocess
 
@@ -91,6 +92,23 @@ def test_an_advertisement_comes_back_as_it_was_and_fits_a_variable() -> None:
         said = advertise(node, *held)
         assert len(said.to_text()) < 5000
         assert Advertisement.from_text(said.to_text(), "here") == said
+
+
+def test_cached_data_never_makes_an_advertisement_too_long() -> None:
+    digests = frozenset(hashlib.sha256(bytes([number])).hexdigest()[:16] for number in range(100))
+    node = dataclasses.replace(read_node("host", {"gpus": {"count": 16}}), cached_digests=digests)
+    assert Advertisement.from_text(advertise(node).to_text(), "here").node == node
+    ledger = Ledger(node)
+    for number in range(48):
+        demand = Demand(
+            gpus=1, gpu_share_milli=330, cpu_milli=1000, team=f"team-{number * 7919}", expected_s=number * 7.7
+        )
+        ledger = ledger.reserve(holding(hashlib.sha256(bytes([number])).hexdigest()[:36], ledger.free(), demand))
+    text = advertise(node, *ledger.holdings).to_text()
+    assert len(text) <= 5000
+    said = Advertisement.from_text(text, "here")
+    assert said.holdings == ledger.holdings
+    assert said.node.cached_digests < digests
 
 
 @pytest.mark.parametrize("text", ["", "{}", "zlib:nonsense", "[1]", '{"worker": 1}', "zlib:" + "0" * 40])

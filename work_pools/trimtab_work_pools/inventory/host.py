@@ -12,7 +12,7 @@ import psutil
 
 from trimtab_work_pools.inventory.cgroup import cpu_limit_milli, memory_limit_mib
 from trimtab_work_pools.inventory.reading import Host
-from trimtab_work_pools.resources import labels_of
+from trimtab_work_pools.resources import brief, labels_of
 
 __all__ = ["LABELS_VARIABLE", "HostReader", "LabelError", "id_list", "parse_labels"]
 
@@ -103,7 +103,7 @@ class HostReader:
 
     def _digests(self, problems: list[str]) -> frozenset[str]:
         try:
-            return frozenset(self._cached_digests())
+            return frozenset(map(brief, self._cached_digests()))
         except OSError as error:
             problems.append(f"the cached data cannot be listed: {error}")
             return frozenset()

@@ -1,7 +1,8 @@
 """The node of this worker: what the inventory reads, narrowed to what the worker may offer.
 
 Set by the environment: TRIMTAB_NODE_NAME, TRIMTAB_NODE_CPUS, TRIMTAB_NODE_MEMORY_MIB, TRIMTAB_NODE_LABELS
-(`region=eu-1,tier=gold`), TRIMTAB_NODE_DOMAIN (a rack, or whatever fails together).
+(`region=eu-1,tier=gold`), TRIMTAB_NODE_DOMAIN (a rack, or whatever fails together), TRIMTAB_CACHE_DIR (whose data is
+advertised, see `trimtab_blocks.host_cache`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trimtab_blocks.host_cache import CachedSnapshots, HostCache
 from trimtab_work_pools.inventory import Host, HostReading, Reader, node_of, open_reader
 from trimtab_work_pools.inventory.host import parse_labels
 from trimtab_work_pools.resources import Gpu, Node
@@ -19,6 +21,8 @@ __all__ = ["NodeSettings", "SettingError", "ThisNode", "advertised"]
 
 _GIB_MIB = 1024
 _BREATH_MIB = 256
+_DIGESTS = 100
+"""Snapshots of the cache that are advertised: those that were used last."""
 
 
 class SettingError(ValueError):
@@ -34,16 +38,19 @@ class NodeSettings:
     memory_mib: float | None = None
     labels: tuple[tuple[str, str], ...] = ()
     failure_domain: str = ""
+    cache: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> NodeSettings:
-        """Raises SettingError, or LabelError (a ValueError too)."""
+        """Raises SettingError, or LabelError or CacheSettingError (ValueErrors too)."""
+        cache = HostCache.from_environment(environment)
         return cls(
             environment.get("TRIMTAB_NODE_NAME", ""),
             _number(environment, "TRIMTAB_NODE_CPUS"),
             _number(environment, "TRIMTAB_NODE_MEMORY_MIB"),
             tuple(sorted(parse_labels((), environment).items())),
             environment.get("TRIMTAB_NODE_DOMAIN", ""),
+            cache.directory if cache else None,
         )
 
 
@@ -66,7 +73,10 @@ class ThisNode:
 
     def __init__(self, settings: NodeSettings, our_pids: Callable[[], Collection[int]], folder: Path) -> None:
         self._settings = settings
-        self._reader: Reader = open_reader(folder, name=settings.name, labels=dict(settings.labels), our_pids=our_pids)
+        cached = CachedSnapshots(settings.cache, _DIGESTS) if settings.cache else tuple
+        self._reader: Reader = open_reader(
+            folder, name=settings.name, labels=dict(settings.labels), our_pids=our_pids, cached_digests=cached
+        )
         self._reading: HostReading | None = None
 
     def read(self) -> Node:

@@ -1,0 +1,1 @@
+"""Decides which snapshots nothing needs any more, and removes them so that no writer is hurt."""
