@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from typing import Any
 
@@ -12,6 +11,7 @@ from prefect.settings import get_current_settings
 
 from trimtab_blocks.mlflow import MlflowTracking
 from trimtab_blocks.s3 import S3Store
+from trimtab_blocks.settings import read as read_settings
 from trimtab_blocks.stores import DirectoryStore, Store
 from trimtab_flows.catalog import Catalog
 from trimtab_flows.snapshots.library import SnapshotLibrary
@@ -20,7 +20,7 @@ from trimtab_flows.snapshots.lineage import Lineage
 __all__ = ["NotConfigured", "catalog", "connect_mlflow", "flow_run_id", "flow_run_url", "library", "lineage", "store"]
 
 #: Name of the block documents, so that one Prefect server can serve several teams.
-BLOCKS = os.environ.get("TRIMTAB_BLOCKS", "default")
+BLOCKS = read_settings().blocks
 
 
 class NotConfigured(LookupError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from prefect.workers.process import (
 )
 from pydantic import Field
 
+from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.launchers.errors import LaunchError, ParentUnfit
 from trimtab_work_pools.launchers.forking import ForkLauncher
 from trimtab_work_pools.queue.workload import WorkloadError
@@ -74,7 +74,7 @@ class GpuProcessWorker(ProcessWorker):
         return template
 
     async def setup(self) -> None:
-        NodeSettings.from_environment(os.environ)  # a wrong setting is said before anything is started
+        NodeSettings.from_environment()  # a wrong setting is said before anything is started
         self._launcher = await self._open_launcher()
         await super().setup()
         self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues))
@@ -89,7 +89,7 @@ class GpuProcessWorker(ProcessWorker):
 
     async def _open_launcher(self) -> ForkLauncher | None:
         """None where runs are started as Prefect does: with TRIMTAB_LAUNCH=process, or where forking is not safe."""
-        if os.environ.get("TRIMTAB_LAUNCH", "fork") != "fork":
+        if read_settings().launch != "fork":
             return None
         launcher = ForkLauncher(leave_running=True)
         try:

@@ -6,23 +6,19 @@ Set by the environment: TRIMTAB_NODE_NAME, TRIMTAB_NODE_CPUS, TRIMTAB_NODE_MEMOR
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.inventory import Host, HostReading, Reader, node_of, open_reader
-from trimtab_work_pools.inventory.host import parse_labels
+from trimtab_work_pools.inventory.host import LABELS_VARIABLE, parse_labels
 from trimtab_work_pools.resources import Gpu, Node
 
-__all__ = ["NodeSettings", "SettingError", "ThisNode", "advertised"]
+__all__ = ["NodeSettings", "ThisNode", "advertised"]
 
 _GIB_MIB = 1024
 _BREATH_MIB = 256
-
-
-class SettingError(ValueError):
-    """A setting of the node is wrong; the text names the variable and says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +32,12 @@ class NodeSettings:
     failure_domain: str = ""
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> NodeSettings:
-        """Raises SettingError, or LabelError (a ValueError too)."""
-        return cls(
-            environment.get("TRIMTAB_NODE_NAME", ""),
-            _number(environment, "TRIMTAB_NODE_CPUS"),
-            _number(environment, "TRIMTAB_NODE_MEMORY_MIB"),
-            tuple(sorted(parse_labels((), environment).items())),
-            environment.get("TRIMTAB_NODE_DOMAIN", ""),
-        )
+    def from_environment(cls) -> NodeSettings:
+        """Raises SettingError, or LabelError (both ValueErrors)."""
+        given = read_settings()
+        labels = parse_labels((), {LABELS_VARIABLE: given.node_labels})
+        ours = tuple(sorted(labels.items()))
+        return cls(given.node_name, given.node_cpus, given.node_memory_mib, ours, given.node_domain)
 
 
 def advertised(reading: HostReading, settings: NodeSettings) -> Node:
@@ -104,7 +97,7 @@ class ThisNode:
     @classmethod
     def from_environment(cls, our_pids: Callable[[], Collection[int]] = tuple) -> ThisNode:
         """Raises SettingError, or LabelError (a ValueError too)."""
-        return cls(NodeSettings.from_environment(os.environ), our_pids, Path.cwd())
+        return cls(NodeSettings.from_environment(), our_pids, Path.cwd())
 
 
 def _problems(reading: HostReading) -> Iterator[str]:
@@ -118,16 +111,3 @@ def _problems(reading: HostReading) -> Iterator[str]:
 def _steady(gpu: Gpu) -> Gpu:
     used_mib = -(-gpu.memory_used_mib // _BREATH_MIB) * _BREATH_MIB
     return replace(gpu, memory_used_mib=min(used_mib, gpu.memory_total_mib))
-
-
-def _number(environment: Mapping[str, str], name: str) -> float | None:
-    text = environment.get(name)
-    if not text:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 < number < 1e9:
-        raise SettingError(f"{name} must be a number above 0, not {text!r}")
-    return number
