@@ -23,7 +23,7 @@ StateOption = Annotated[Path | None, typer.Option("--state", help="Folder of the
 
 def mount(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (doctor, setup):
+    for command in (doctor, setup, backup, restore, migrate):
         app.command()(command)
 
 
@@ -50,6 +50,51 @@ def setup() -> None:
 
     for line in set_up(settings.read()):
         out.print(f"made {escape(line)}")
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="File to write, for example trimtab.tar.gz.")],
+    state: StateOption = None,
+) -> None:
+    """Copy the embedded stack into one file, while it runs or not: databases, models, data."""
+    from trimtab_infra.backup import backup as write
+
+    count = write(_stack(state).folder, file)
+    out.print(f"{count} files in {escape(str(file))} ({file.stat().st_size / 1e6:.1f} MB)")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="File that `trimtab backup` wrote.")],
+    state: StateOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the state folder.")] = False,
+) -> None:
+    """Put a backup in place as the state of the embedded stack; every file is compared first."""
+    from trimtab_infra.backup import restore as read
+
+    stack = _stack(state)
+    count = read(stack, file, overwrite)
+    out.print(f"{count} files are back in {escape(str(stack.folder.path))}. Next: trimtab up")
+
+
+def migrate(
+    to: Annotated[str, typer.Option("--to", help="production: the stack that the settings name.")],
+    database: Annotated[
+        str, typer.Option(envvar="MLFLOW_BACKEND_STORE_URI", help="MLflow's database there: postgresql+psycopg2://...")
+    ],
+    artifacts: Annotated[
+        str, typer.Option(envvar="MLFLOW_ARTIFACTS_DESTINATION", help="MLflow's artifacts there: s3://bucket/prefix.")
+    ],
+    state: StateOption = None,
+) -> None:
+    """Move models, metrics, manifests and data of the embedded stack to production; run it again after a failure."""
+    from trimtab_infra.migrate import migrate as move
+    from trimtab_infra.setup import s3_store
+
+    if to != "production":
+        raise UserError(f"--to {to!r}: there is production only")
+    store = s3_store(settings.read())
+    move(_stack(state).folder, store, database, artifacts, lambda line: out.print(escape(line)))
+    out.print("Done. Prefect's own history of runs stays behind.")
 
 
 def _stack(state: Path | None) -> Stack:
