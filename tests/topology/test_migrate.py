@@ -23,6 +23,7 @@ from trimtab_infra.stack.state import StateFolder
 BLOBS = 120
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.timeout(300),
     # MLflow's own queries, which these tests make in this process.
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
