@@ -17,7 +17,7 @@ from trimtab_blocks.cache_files import keys_in
 from trimtab_blocks.keys import digest_of
 from trimtab_blocks.stores import Store
 
-__all__ = ["CacheSettingError", "CachedSnapshots", "HostCache"]
+__all__ = ["DIRECTORY", "LIMIT", "CacheSettingError", "CachedSnapshots", "HostCache"]
 
 DIRECTORY, LIMIT = "TRIMTAB_CACHE_DIR", "TRIMTAB_CACHE_GIB"
 _DEFAULT_GIB = 100.0

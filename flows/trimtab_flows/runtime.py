@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -12,10 +11,11 @@ from prefect import runtime as prefect_runtime
 from prefect.settings import get_current_settings
 
 from trimtab_blocks.cache import CachedStore
-from trimtab_blocks.host_cache import HostCache
+from trimtab_blocks.host_cache import DIRECTORY, LIMIT, HostCache
 from trimtab_blocks.keys import content_of, digest_of
 from trimtab_blocks.mlflow import MlflowTracking
 from trimtab_blocks.s3 import S3Store
+from trimtab_blocks.settings import read as read_settings
 from trimtab_blocks.stores import DirectoryStore, Store
 from trimtab_blocks.tiered import TieredStore
 from trimtab_blocks.tiering import TieringPolicy
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 #: Name of the block documents, so that one Prefect server can serve several teams.
-BLOCKS = os.environ.get("TRIMTAB_BLOCKS", "default")
+BLOCKS = read_settings().blocks
 
 
 class NotConfigured(LookupError):
@@ -97,7 +97,8 @@ def uncached() -> Store:
 @cache
 def store() -> Store:
     """The store that holds snapshots, lineage and manifests, behind this host's cache where its data is on S3."""
-    whole, cache_here = uncached(), HostCache.from_environment(os.environ)
+    given = read_settings()
+    whole, cache_here = uncached(), HostCache.from_environment({DIRECTORY: given.cache_dir, LIMIT: given.cache_gib})
     if cache_here is None or not any(isinstance(part, S3Store) for part in tiers_of(whole).values()):
         return whole
     return cache_here.before(whole, content_of)

@@ -24,6 +24,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from trimtab_blocks.settings import read as read_settings
+from trimtab_infra import operating
 from trimtab_infra.act import commands as act
 from trimtab_infra.data_cli import app as data
 from trimtab_infra.errors import TrimtabError, UserError
@@ -49,15 +51,17 @@ INTERRUPTED = 130
 
 FLIGHTS = "trimtab_flows.recipes.flights:flights"
 
-StateOption = Annotated[Path, typer.Option("--state", envvar="TRIMTAB_STATE", help="Folder that holds all state.")]
+StateOption = Annotated[
+    Path | None, typer.Option("--state", envvar="TRIMTAB_STATE", help="Folder that holds all state [.trimtab].")
+]
 ProjectOption = Annotated[Path, typer.Option("--project", help="Folder with prefect.yaml and your recipes.")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Listen here; otherwise a free port is picked.")]
-STATE, PROJECT = Path(".trimtab"), Path()
+PROJECT = Path()
 
 
 @app.command()
 def up(
-    state: StateOption = STATE,
+    state: StateOption = None,
     project: ProjectOption = PROJECT,
     prefect_port: Port = None,
     mlflow_port: Port = None,
@@ -70,7 +74,7 @@ def up(
 
 @app.command()
 def down(
-    state: StateOption = STATE,
+    state: StateOption = None,
     wipe: Annotated[bool, typer.Option(help="Remove the state folder too: models, metrics, data.")] = False,
 ) -> None:
     """Stop everything that `up` or `demo` started."""
@@ -81,7 +85,7 @@ def down(
 
 
 @app.command()
-def status(state: StateOption = STATE) -> None:
+def status(state: StateOption = None) -> None:
     """Show each part of the stack. Exit code 1 if one of them is not ready."""
     stack = _stack(state)
     table = Table("part", "state", "url", "pid", "since", "log")
@@ -100,7 +104,7 @@ def status(state: StateOption = STATE) -> None:
 
 @app.command()
 def demo(
-    state: StateOption = STATE,
+    state: StateOption = None,
     project: ProjectOption = PROJECT,
     recipe: Annotated[str, typer.Option(help="Recipe to run, as module:attribute.")] = FLIGHTS,
     deployment: Annotated[str, typer.Option(help="Name of the deployments in prefect.yaml.")] = "flights",
@@ -163,19 +167,18 @@ def check(recipe: str, window: Annotated[str, typer.Option()]) -> None:
 @app.command()
 def lineage(
     version: Annotated[str, typer.Argument(metavar="MODEL_VERSION", help="flights/3, or 3 for flights/3.")],
-    state: StateOption = STATE,
+    state: StateOption = None,
 ) -> None:
     """Show what a model version was made from, and what was made with it."""
-    stack = _stack(state)
-    os.environ.update(stack.environment())
-    from trimtab_blocks.stores import DirectoryStore
-    from trimtab_flows.snapshots.lineage import Lineage, render
+    _become_client(state)
+    from trimtab_flows import runtime
+    from trimtab_flows.snapshots.lineage import render
     from trimtab_flows.tracking import model_version
 
     name, _, number = version.rpartition("/")
     found = model_version(name or "flights", number)
     node = f"model:{found.name}/{found.version}"
-    records = Lineage(DirectoryStore(path=stack.folder.store))
+    records = runtime.lineage()
     out.print("[bold]Made from[/]")
     out.print(escape(render(records.ancestors(node))))
     out.print("\n[bold]Made with it[/]")
@@ -219,11 +222,10 @@ def why(
 @app.command()
 def replay(
     run: Annotated[str, typer.Argument(help="MLflow run id, Prefect flow-run id, or model/version (flights/3).")],
-    state: StateOption = STATE,
+    state: StateOption = None,
 ) -> None:
     """Train again from a run's manifest, and say what differs. Exit code 1 if the result does."""
-    stack = _stack(state)
-    os.environ.update(stack.environment())
+    _become_client(state)
     # What went wrong is said in one line; the traceback is with the run, in Prefect.
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     from trimtab_flows.replay import describe, find_training
@@ -240,11 +242,17 @@ def replay(
         raise typer.Exit(1)
 
 
-def _stack(state: Path, project: Path = PROJECT) -> Stack:
-    stack = Stack(state, project)
+def _stack(state: Path | None, project: Path = PROJECT) -> Stack:
+    stack = Stack(state or read_settings().state, project)
     # For whatever runs in this process, and for where a crash is written down.
     os.environ["TRIMTAB_STATE"] = str(stack.folder.path)
     return stack
+
+
+def _become_client(state: Path | None) -> None:
+    """Speak to the stack that the settings name: the embedded one, or that of PREFECT_API_URL."""
+    if read_settings().stack == "embedded":
+        os.environ.update(_stack(state).environment())
 
 
 def _start(stack: Stack, asked: dict[str, int | None]) -> None:
@@ -267,6 +275,9 @@ def _check_request(recipe: str, window: str) -> None:
         raise typer.Exit(done.returncode)
 
 
+operating.mount(app)
+
+
 def _mount_bench() -> None:
     """`trimtab bench`, where its package is installed."""
     if importlib.util.find_spec("trimtab_infra.bench"):
@@ -275,7 +286,7 @@ def _mount_bench() -> None:
 
 def _crash_log() -> Path:
     """Where a traceback goes: the logs of the state folder, if there is one."""
-    state = Path(os.environ.get("TRIMTAB_STATE", STATE))
+    state = Path(os.environ.get("TRIMTAB_STATE", ".trimtab"))
     folder = state / "logs" if (state / "stack.json").is_file() and (state / "logs").is_dir() else tempfile.gettempdir()
     return Path(folder) / f"crash-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.txt"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from trimtab_blocks.settings import read as read_settings
 from trimtab_infra.errors import UserError
 
 __all__ = ["automations", "policy", "webhook"]
@@ -92,15 +92,15 @@ def webhook(
     host: Annotated[str, typer.Option(help="Address to listen on; put a TLS proxy before any other.")] = "127.0.0.1",
 ) -> None:
     """Take signed orders of the business over HTTP. The secret is in TRIMTAB_WEBHOOK_SECRET."""
-    secret = os.environ.get("TRIMTAB_WEBHOOK_SECRET", "")
-    if not secret:
+    secret = read_settings().webhook_secret
+    if secret is None:
         raise UserError("TRIMTAB_WEBHOOK_SECRET is not set; it holds the secret shared with those who may give orders")
     import uvicorn
 
     from trimtab_infra.act.webhook import application
 
     try:
-        server = application(secret.encode())
+        server = application(secret.get_secret_value().encode())
     except ValueError as error:
         raise UserError(f"TRIMTAB_WEBHOOK_SECRET: {error}") from None
     uvicorn.run(server, host=host, port=port, log_level="warning")

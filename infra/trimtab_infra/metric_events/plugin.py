@@ -17,12 +17,11 @@ from typing import Any
 
 from flask import Flask, Response, request
 
+from trimtab_blocks.settings import read as read_settings
 from trimtab_infra.metric_events.outbox import Outbox, note_gap
 from trimtab_infra.metric_events.points import PREFIXES, logged_points, wanted
 
-__all__ = ["OUTBOX", "PREFIXES_SETTING", "create_app", "create_app_with_basic_auth", "outbox_folder", "prefixes"]
-
-OUTBOX, PREFIXES_SETTING = "TRIMTAB_METRIC_OUTBOX", "TRIMTAB_METRIC_PREFIXES"
+__all__ = ["create_app", "create_app_with_basic_auth", "outbox_folder", "prefixes"]
 
 _LOGGING = ("/mlflow/runs/log-metric", "/mlflow/runs/log-batch")
 
@@ -49,12 +48,12 @@ def create_app_with_basic_auth() -> Any:
 
 def outbox_folder() -> Path:
     """Where the outbox is."""
-    return Path(os.environ.get(OUTBOX, "metric-outbox")).absolute()
+    return read_settings().metric_outbox.absolute()
 
 
 def prefixes() -> tuple[str, ...]:
     """How names that become events begin."""
-    said = os.environ.get(PREFIXES_SETTING, "")
+    said = read_settings().metric_prefixes
     return tuple(part.strip() for part in said.split(",") if part.strip()) or PREFIXES
 
 

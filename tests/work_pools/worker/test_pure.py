@@ -235,15 +235,19 @@ def test_a_policy_of_some_fields() -> None:
     assert read_policy({}, "p") == Policy()
 
 
-def test_what_a_node_offers_can_be_narrowed() -> None:
+def test_what_a_node_offers_can_be_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
     env = {"TRIMTAB_NODE_NAME": "n", "TRIMTAB_NODE_CPUS": "1.5", "TRIMTAB_NODE_MEMORY_MIB": "2048"}
     env |= {"TRIMTAB_NODE_LABELS": "region=eu-1, tier=gold", "TRIMTAB_NODE_DOMAIN": "rack-1"}
-    settings = NodeSettings.from_environment(env)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    settings = NodeSettings.from_environment()
     reading = HostReading(Host("host", 64_000, 65_536, disk_free_mib=5_000, labels=settings.labels), read_at_s=NOW_S)
     node = advertised(reading, settings)
     assert (node.cpu_total_milli, node.memory_total_mib, node.failure_domain) == (1500, 2048, "rack-1")
     assert (settings.name, node.labels) == ("n", (("region", "eu-1"), ("tier", "gold")))
-    whole = advertised(reading, NodeSettings.from_environment({}))
+    for name in env:
+        monkeypatch.delenv(name)
+    whole = advertised(reading, NodeSettings.from_environment())
     assert (whole.cpu_total_milli, whole.memory_total_mib) == (64_000, 65_536)
 
 
@@ -267,9 +271,11 @@ def test_what_breathes_is_no_news() -> None:
         ({"TRIMTAB_NODE_LABELS": "eu"}, "label 'eu' in TRIMTAB_NODE_LABELS must be key=value, like region=eu-1"),
     ],
 )
-def test_a_wrong_setting_of_a_node_is_named(env: dict[str, str], said: str) -> None:
+def test_a_wrong_setting_of_a_node_is_named(env: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=said):
-        NodeSettings.from_environment(env)
+        NodeSettings.from_environment()
 
 
 # --- CPUs ---

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -13,18 +12,12 @@ from typing import Any
 
 import anyio
 
+from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.worker.dispatcher import Dispatcher
 
 __all__ = ["Drain"]
 
 _Handler = Callable[[int, FrameType | None], Any] | int | None
-
-
-def _seconds(name: str, default: float) -> float:
-    try:
-        return float(os.environ.get(name, default))
-    except ValueError:
-        return default
 
 
 class Drain:
@@ -36,8 +29,9 @@ class Drain:
         self._before: dict[signal.Signals, _Handler] = {}
         self._worker: asyncio.Task[Any] | None = None
         self._tasks: list[asyncio.Task[None]] = []  # a task that nobody holds may be collected while it runs
-        self._wait_s = _seconds("TRIMTAB_DRAIN_SECONDS", 60.0)
-        self._grace_s = _seconds("TRIMTAB_STOP_GRACE_SECONDS", 30.0)
+        given = read_settings()
+        self._wait_s = given.drain_seconds
+        self._grace_s = given.stop_grace_seconds
 
     def watch_signals(self) -> None:
         """Takes over SIGTERM and SIGINT from Prefect; only the main thread can."""

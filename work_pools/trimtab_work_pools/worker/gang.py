@@ -8,7 +8,6 @@ label), so that a worker that was started again knows it too.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 from prefect.states import Cancelled, Scheduled
 
+from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.devices_env import GangMember, gang_environment
 from trimtab_work_pools.gangs import Member, Step, leader_ended, members_say
 from trimtab_work_pools.worker.control_plane import ControlPlane, persistently
@@ -139,7 +139,7 @@ class Gangs:
 
 def address_towards(url: str) -> str:
     """The address of this host that others reach it by: TRIMTAB_NODE_ADDRESS, or that of the way to `url`."""
-    if given := os.environ.get("TRIMTAB_NODE_ADDRESS"):
+    if given := read_settings().node_address:
         return given
     parts = urlsplit(url)
     try:

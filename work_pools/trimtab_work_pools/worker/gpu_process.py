@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from prefect.workers.process import (
 )
 from pydantic import Field
 
+from trimtab_blocks.settings import SettingError
+from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.inventory.host import LabelError
 from trimtab_work_pools.launchers.errors import LaunchError, ParentUnfit
 from trimtab_work_pools.launchers.forking import ForkLauncher
@@ -32,7 +33,7 @@ from trimtab_work_pools.worker.forked import run_forked
 from trimtab_work_pools.worker.picking import GANG
 from trimtab_work_pools.worker.prefect_hooks import Entry
 from trimtab_work_pools.worker.resources_form import Resources
-from trimtab_work_pools.worker.this_node import NodeSettings, SettingError
+from trimtab_work_pools.worker.this_node import NodeSettings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import WorkerFlowRunResponse
@@ -77,7 +78,7 @@ class GpuProcessWorker(ProcessWorker):
 
     async def setup(self) -> None:
         try:
-            NodeSettings.from_environment(os.environ)  # a wrong setting is said before anything is started
+            NodeSettings.from_environment()  # a wrong setting is said before anything is started
             await super().setup()
             self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues))
             await self._dispatcher.join(self.type)
@@ -96,7 +97,7 @@ class GpuProcessWorker(ProcessWorker):
 
     async def _open_launcher(self) -> ForkLauncher | None:
         """None where runs are started as Prefect does: with TRIMTAB_LAUNCH=process, or where forking is not safe."""
-        if os.environ.get("TRIMTAB_LAUNCH", "fork") != "fork":
+        if read_settings().launch != "fork":
             return None
         launcher = ForkLauncher(leave_running=True)
         try:

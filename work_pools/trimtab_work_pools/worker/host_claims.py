@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
+from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import WHOLE
 
@@ -64,8 +65,8 @@ _ADAPTER = TypeAdapter(HostClaim)
 
 def default_directory() -> Path:
     """TRIMTAB_HOST_DIR, or a directory of this user's; workers of several users need one that they share."""
-    given = os.environ.get("TRIMTAB_HOST_DIR")
-    return Path(given) if given else Path(tempfile.gettempdir()) / f"trimtab-host-{os.getuid()}"
+    given = read_settings().host_dir
+    return given or Path(tempfile.gettempdir()) / f"trimtab-host-{os.getuid()}"
 
 
 class HostClaims:

@@ -6,7 +6,6 @@ from the server for longer than that still runs it: when it is back, its worker 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.logging import get_logger
 
+from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.advertise import Advertisement
 from trimtab_work_pools.lost import unheld
 from trimtab_work_pools.worker.aftermath import Aftermath
@@ -37,7 +37,7 @@ class LostHosts:
 
     def __init__(self, client: PrefectClient, pool: str, aftermath: Aftermath) -> None:
         self._client, self._pool, self._aftermath = client, pool, aftermath
-        self._after_s = float(os.environ.get("TRIMTAB_HOST_LOST_SECONDS") or 300.0)
+        self._after_s = read_settings().host_lost_seconds
         self._since: dict[str, float] = {}
         self._looked_s = 0.0
 

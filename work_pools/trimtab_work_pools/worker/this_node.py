@@ -7,26 +7,22 @@ advertised, see `trimtab_blocks.host_cache`).
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trimtab_blocks.host_cache import CachedSnapshots, HostCache
+from trimtab_blocks.host_cache import DIRECTORY, CachedSnapshots, HostCache
+from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.inventory import Host, HostReading, Reader, node_of, open_reader
-from trimtab_work_pools.inventory.host import parse_labels
+from trimtab_work_pools.inventory.host import LABELS_VARIABLE, parse_labels
 from trimtab_work_pools.resources import Gpu, Node
 
-__all__ = ["NodeSettings", "SettingError", "ThisNode", "advertised"]
+__all__ = ["NodeSettings", "ThisNode", "advertised"]
 
 _GIB_MIB = 1024
 _BREATH_MIB = 256
 _DIGESTS = 100
 """Snapshots of the cache that are advertised: those that were used last."""
-
-
-class SettingError(ValueError):
-    """A setting of the node is wrong; the text names the variable and says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +37,13 @@ class NodeSettings:
     cache: Path | None = None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> NodeSettings:
-        """Raises SettingError, or LabelError or CacheSettingError (ValueErrors too)."""
-        cache = HostCache.from_environment(environment)
-        return cls(
-            environment.get("TRIMTAB_NODE_NAME", ""),
-            _number(environment, "TRIMTAB_NODE_CPUS"),
-            _number(environment, "TRIMTAB_NODE_MEMORY_MIB"),
-            tuple(sorted(parse_labels((), environment).items())),
-            environment.get("TRIMTAB_NODE_DOMAIN", ""),
-            cache.directory if cache else None,
-        )
+    def from_environment(cls) -> NodeSettings:
+        """Raises SettingError, or LabelError or CacheSettingError (all ValueErrors)."""
+        given = read_settings()
+        labels = tuple(sorted(parse_labels((), {LABELS_VARIABLE: given.node_labels}).items()))
+        cache = HostCache.from_environment({DIRECTORY: given.cache_dir})
+        directory = cache.directory if cache else None
+        return cls(given.node_name, given.node_cpus, given.node_memory_mib, labels, given.node_domain, directory)
 
 
 def advertised(reading: HostReading, settings: NodeSettings) -> Node:
@@ -114,7 +106,7 @@ class ThisNode:
     @classmethod
     def from_environment(cls, our_pids: Callable[[], Collection[int]] = tuple) -> ThisNode:
         """Raises SettingError, or LabelError (a ValueError too)."""
-        return cls(NodeSettings.from_environment(os.environ), our_pids, Path.cwd())
+        return cls(NodeSettings.from_environment(), our_pids, Path.cwd())
 
 
 def _problems(reading: HostReading) -> Iterator[str]:
@@ -128,16 +120,3 @@ def _problems(reading: HostReading) -> Iterator[str]:
 def _steady(gpu: Gpu) -> Gpu:
     used_mib = -(-gpu.memory_used_mib // _BREATH_MIB) * _BREATH_MIB
     return replace(gpu, memory_used_mib=min(used_mib, gpu.memory_total_mib))
-
-
-def _number(environment: Mapping[str, str], name: str) -> float | None:
-    text = environment.get(name)
-    if not text:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 < number < 1e9:
-        raise SettingError(f"{name} must be a number above 0, not {text!r}")
-    return number

@@ -1,0 +1,176 @@
+"""The main job on the production topology, with one API server killed in the middle."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from blocks.s3_server import BUCKET, why_not
+from topology.parts import missing
+from topology.production import Production
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "infra" / "smoke.sh"
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def possible() -> None:
+    """Skips where a program is missing."""
+    absent = missing()
+    if absent:
+        pytest.skip(f"needs {', '.join(absent)} (apt-get install postgresql redis-server nginx-light)")
+    if reason := why_not():
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def small(possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
+    """The stack with the deployments of a recipe that trains in milliseconds."""
+    project = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "tests" / "toy_recipe.py", project)
+    made = Production(tmp_path_factory.mktemp("production"), project)
+    made.run("trimtab_infra", "init", "toy_recipe:toy", cwd=project)
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
+
+
+def take_through(stack: Production, recipe: str, name: str, as_of: str) -> str:
+    """Starts the lifecycle as a person in the UI would; id of its run."""
+    deployment = stack.ask(f"/deployments/name/lifecycle/{name}")["id"]
+    parameters = {"recipe": recipe, "as_of": as_of}
+    return str(stack.ask(f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"])
+
+
+def completed(stack: Production) -> int:
+    """Flow runs that have completed, sub-flows included."""
+    done = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    return int(stack.patiently("/flow_runs/count", done))
+
+
+def await_completed(stack: Production, number: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while completed(stack) < number:
+        assert time.monotonic() < end, f"{completed(stack)} runs completed, not {number}"
+        time.sleep(0.1)
+
+
+def smoke(*urls: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SMOKE, *urls], capture_output=True, text=True, check=False)
+
+
+def addresses(stack: Production) -> list[str]:
+    ports = stack.ports
+    return [
+        stack.url("gateway"),
+        stack.url("mlflow"),
+        stack.s3.url,
+        f"redis://127.0.0.1:{ports['redis']}",
+        f"postgresql://127.0.0.1:{ports['postgresql']}",
+    ]
+
+
+def finished(stack: Production, stage: str) -> list[str]:
+    """Names of the finished MLflow runs of a stage, sorted."""
+    api = f"{stack.url('mlflow')}/api/2.0/mlflow"
+    found = httpx.post(f"{api}/experiments/search", json={"max_results": 100}).json()["experiments"]
+    query = {
+        "experiment_ids": [one["experiment_id"] for one in found],
+        "filter": f"tags.`trimtab.stage` = '{stage}' and tags.`trimtab.done` = 'yes'",
+    }
+    runs = httpx.post(f"{api}/runs/search", json=query, timeout=30).json().get("runs", [])
+    return sorted(run["info"]["run_name"] for run in runs)
+
+
+def test_the_lifecycle_outlives_an_api_server_and_leaves_its_data_in_s3(small: Production) -> None:
+    asked = smoke(*addresses(small))
+    assert (asked.returncode, asked.stdout.count("ok ")) == (0, 5), asked.stdout + asked.stderr
+
+    run = take_through(small, "toy_recipe:toy", "toy", "2024-05-02T00:00:00")
+    await_completed(small, 1, 240)
+    small.parts["api-a"].kill()
+    assert small.await_run(run, 400) == "COMPLETED", small.parts["node-0"].tail()
+    assert finished(small, "monitor") == ["monitor 2024-03", "monitor 2024-04"], finished(small, "monitor")
+
+    keys = [one["Key"] for one in small.s3.client().list_objects_v2(Bucket=BUCKET)["Contents"]]
+    for beginning in ("store/snapshots/", "store/manifests/", "store/lineage/", "mlflow/"):
+        assert any(key.startswith(beginning) for key in keys), keys
+
+
+def test_what_was_made_there_can_be_followed_and_made_again(small: Production) -> None:
+    assert "train" in small.run("trimtab_infra", "lineage", "toy/1")
+    said = small.run("trimtab_infra", "replay", "toy/1", cwd=small.project)
+    assert "Bit for bit the same" in said
+    seen = small.call("trimtab_infra", "doctor")
+    assert seen.returncode == 0, seen.stdout
+    assert "S3 store s3://" in seen.stdout
+
+
+def test_smoke_says_which_part_is_not_sound(small: Production) -> None:
+    asked = smoke(*addresses(small), "http://127.0.0.1:9")
+    assert asked.returncode == 1
+    assert [line for line in asked.stdout.splitlines() if line.startswith("BAD")] == [asked.stdout.splitlines()[-1]]
+    assert smoke("ftp://127.0.0.1").returncode == 2
+    assert smoke().returncode == 2
+
+
+@pytest.mark.long
+def test_each_part_is_killed_and_comes_back(small: Production) -> None:
+    """Prints the table of infra/PRODUCTION.md: how long until a part, and until Prefect, answers again."""
+    rows = [(f"start of {name}", seconds) for name, seconds in small.took.items() if name.startswith("the whole")]
+    for name in ("api-a", "api-b", "mlflow", "redis", "postgresql", "services", "node-1"):
+        part = small.parts[name]
+        if part.process is not None and part.process.poll() is None:
+            part.kill()
+        began = time.monotonic()
+        if name.startswith("api"):
+            # The other one is there: nobody has to start anything.
+            small.patiently("/flows/count", {})
+            rows.append((f"kill {name}: the address answers", time.monotonic() - began))
+            began = time.monotonic()
+        part.start()
+        part.ready()
+        rows.append((f"kill {name}, start it again: it answers", time.monotonic() - began))
+        small.patiently("/flows/count", {})
+        rows.append((f"kill {name}, start it again: Prefect's API answers", time.monotonic() - began))
+    began = time.monotonic()
+    small.s3.kill()
+    small.s3.start()
+    rows.append(("kill S3, start it again: it stores an object", time.monotonic() - began))
+    print("\n| what | s |\n|---|---|")
+    for what, seconds in rows:
+        print(f"| {what} | {seconds:.1f} |")
+    run = take_through(small, "toy_recipe:toy", "toy", "2024-06-02T00:00:00")
+    assert small.await_run(run, 400).startswith("COMPLETED"), small.parts["node-0"].tail()
+    assert finished(small, "monitor") == ["monitor 2024-03", "monitor 2024-04", "monitor 2024-05"]
+
+
+@pytest.fixture
+def flights(possible: None, tmp_path: Path) -> Iterator[Production]:
+    """The stack with the project's own prefect.yaml."""
+    made = Production(tmp_path, ROOT)
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.mark.long
+def test_the_main_job_outlives_an_api_server(flights: Production) -> None:
+    run = take_through(flights, "trimtab_flows.recipes.flights:flights", "flights", "2013-05-02T00:00:00")
+    await_completed(flights, 1, 300)
+    flights.parts["api-b"].kill()
+    assert flights.await_run(run, 500).startswith("COMPLETED"), flights.parts["node-0"].tail()
+    assert finished(flights, "monitor") == ["monitor 2013-03", "monitor 2013-04"]
+    assert finished(flights, "train") == ["train 2013-01..2013-02", "train 2013-01..2013-04"]
