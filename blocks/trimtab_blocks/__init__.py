@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trimtab_blocks.mlflow import MlflowTracking
+    from trimtab_blocks.policy import RetrainPolicy
     from trimtab_blocks.s3 import S3Store
     from trimtab_blocks.stores import DirectoryStore
 
-__all__ = ["DirectoryStore", "MlflowTracking", "S3Store"]
+__all__ = ["DirectoryStore", "MlflowTracking", "RetrainPolicy", "S3Store"]
 
-_MODULES = {"DirectoryStore": "stores", "MlflowTracking": "mlflow", "S3Store": "s3"}
+_MODULES = {"DirectoryStore": "stores", "MlflowTracking": "mlflow", "RetrainPolicy": "policy", "S3Store": "s3"}
 
 
 def __getattr__(name: str) -> Any:

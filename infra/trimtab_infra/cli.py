@@ -26,6 +26,7 @@ from rich.table import Table
 
 from trimtab_blocks.settings import read as read_settings
 from trimtab_infra import operating
+from trimtab_infra.act import commands as act
 from trimtab_infra.errors import TrimtabError, UserError
 from trimtab_infra.stack.stack import Stack
 
@@ -37,6 +38,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(act.automations, name="automations")
+app.add_typer(act.policy, name="policy")
+app.command("webhook")(act.webhook)
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
