@@ -139,6 +139,10 @@ class Settings(BaseSettings):
         description="Metrics that become events, by how their names begin, comma separated.",
     )
 
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Key that orders of the business are signed with; see `trimtab webhook --help`."
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,
