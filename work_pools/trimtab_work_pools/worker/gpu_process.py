@@ -54,9 +54,8 @@ class GpuProcessWorker(GpuWorker, ProcessWorker):
 
     _launcher: ForkLauncher | None = None
 
-    async def setup(self) -> None:
+    async def _admitted(self) -> None:
         self._launcher = await self._open_launcher()
-        await super().setup()
 
     async def _open_launcher(self) -> ForkLauncher | None:
         """None where runs are started as Prefect does: with TRIMTAB_LAUNCH=process, or where forking is not safe."""

@@ -14,14 +14,16 @@ import anyio.abc
 import httpx
 from prefect.client.schemas.objects import FlowRun
 
+from trimtab_work_pools.inventory.host import LabelError
 from trimtab_work_pools.queue.workload import WorkloadError
 from trimtab_work_pools.resources import CapacityError
+from trimtab_work_pools.worker.admission import NotAdmitted, not_started
 from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.drain import Drain
 from trimtab_work_pools.worker.lives import Lives, Processes
 from trimtab_work_pools.worker.picking import GANG
 from trimtab_work_pools.worker.prefect_hooks import Entry
-from trimtab_work_pools.worker.this_node import NodeSettings
+from trimtab_work_pools.worker.this_node import NodeSettings, SettingError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import WorkerFlowRunResponse
@@ -53,11 +55,20 @@ class GpuWorker(Base):
         """What runs live in; opened before anything else is."""
         return Processes()
 
+    async def _admitted(self) -> None:
+        """Done when the worker has joined its pool, before it takes over what an earlier one left."""
+
     async def setup(self) -> None:
-        NodeSettings.from_environment(os.environ)  # a wrong setting is said before anything is started
-        lives = self._open_lives()
-        await super().setup()
-        self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues), lives)
+        try:
+            NodeSettings.from_environment(os.environ)  # a wrong setting is said before anything is started
+            lives = self._open_lives()
+            await super().setup()
+            self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues), lives)
+            await self._dispatcher.join(self.type)
+        except (SettingError, LabelError, NotAdmitted) as error:
+            not_started(str(error))
+            raise
+        await self._admitted()
         await self._dispatcher.take_over()
         self._drain = Drain(self._dispatcher, self._logger)
         self._drain.watch_signals()
