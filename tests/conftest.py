@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import docker_engine
 from trimtab_infra.stack import processes
 from trimtab_infra.stack.stack import Stack
 
@@ -67,3 +69,14 @@ def environment(stack: Stack) -> Iterator[dict[str, str]]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[docker_engine.Engine]:
+    """A Docker engine with the base image."""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(docker_engine.running())
+        except docker_engine.NoEngine as why:
+            pytest.skip(str(why))
+        yield found

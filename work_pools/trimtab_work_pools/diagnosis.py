@@ -56,6 +56,10 @@ _DEVICE = re.compile(
 )
 
 
+_REPORTED = re.compile(r"exited with status code: (-?\d+)")
+"""As Prefect's FlowRunExecutor says it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Peak:
     """The most that a run was seen to use: `gpu_memory_mib` of the GPU it filled most. None: it was not seen."""
@@ -79,7 +83,8 @@ class Ended:
     `exit_code` is negative for a signal, as in subprocess; None where nobody saw it. `message` is that of its state.
     `began`: the flow's code was reached. `oom_kills`: processes that the kernel ended for want of memory, in the
     worker's control group, while it ran. `lost_devices`: sentences on devices it held that are not healthy now.
-    `before`: how often it was started again, by cause.
+    `before`: how often it was started again, by cause. `in_container`: it had a control group of its own, and its first
+    process was Prefect's supervisor, which ends with 0 when it has reported how the flow's process ended.
     """
 
     exit_code: int | None
@@ -92,6 +97,13 @@ class Ended:
     oom_kills: int = 0
     lost_devices: tuple[str, ...] = ()
     before: Mapping[Cause, int] = field(default_factory=dict)
+    in_container: bool = False
+
+    @property
+    def code(self) -> int | None:
+        """The exit code of the flow's process."""
+        reported = _REPORTED.search(self.message) if self.in_container and self.state == "Crashed" else None
+        return int(reported[1]) if reported and not self.exit_code else self.exit_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +157,7 @@ def _cause(ended: Ended) -> tuple[Cause, str] | None:
         return Cause.TIMED_OUT, "The flow took longer than its time limit"
     if _GPU_MEMORY.search(ended.message):
         return Cause.GPU_MEMORY, "Out of GPU memory"
-    if ended.oom_kills and ended.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+    if ended.oom_kills and (ended.in_container or ended.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL)):
         return Cause.HOST_MEMORY, "Out of memory on the host: the kernel ended it"
     if _HOST_MEMORY.search(ended.message):
         return Cause.HOST_MEMORY, "Out of memory on the host"
@@ -155,11 +167,12 @@ def _cause(ended: Ended) -> tuple[Cause, str] | None:
         return Cause.LOST_DEVICE, "A device was lost, says its error"
     if not ended.began:
         return Cause.START_UP, f"It could not be started (exit code {ended.exit_code})"
-    if ended.exit_code is not None and ended.exit_code < 0:
-        return Cause.BAD_EXIT, f"Its process was ended by {_name(-ended.exit_code)}"
-    if ended.state == "Failed" or not ended.exit_code:
+    code = ended.code
+    if code is not None and code < 0:
+        return Cause.BAD_EXIT, f"Its process was ended by {_name(-code)}"
+    if ended.state == "Failed" or not code:
         return None  # the flow's own exception
-    return Cause.BAD_EXIT, f"Its process ended with exit code {ended.exit_code} before the flow had"
+    return Cause.BAD_EXIT, f"Its process ended with exit code {code} before the flow had"
 
 
 def _larger(ended: Ended, largest: Largest, cause: Cause, happened: str) -> Diagnosis:

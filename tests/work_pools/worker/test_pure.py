@@ -21,7 +21,7 @@ from trimtab_work_pools.queue.verdicts import Code
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import CapacityError, Demand, Inventory, Node, Placement
 from trimtab_work_pools.wishes import read_demand
-from trimtab_work_pools.worker.affinity import bind
+from trimtab_work_pools.worker.affinity import bind, own_cpus
 from trimtab_work_pools.worker.picking import NEVER, Queued, pick
 from trimtab_work_pools.worker.pool_policy import PolicyError, read_policy
 from trimtab_work_pools.worker.this_node import NodeSettings, advertised
@@ -290,10 +290,12 @@ def test_runs_are_bound_to_cpus_of_their_own() -> None:
         subprocess.Popen(["cat"], stdin=subprocess.PIPE) as one,
         subprocess.Popen(["cat"], stdin=subprocess.PIPE) as two,
     ):
-        first = bind(one.pid, Placement("a", cpu_milli=500), node, host, [])
-        second = bind(two.pid, Placement("a", cpu_milli=1000), node, host, [one.pid])
+        first = own_cpus(Placement("a", cpu_milli=500), node, host, [])
+        bind(one.pid, first)
+        second = own_cpus(Placement("a", cpu_milli=1000), node, host, [one.pid])
+        bind(two.pid, second)
         assert (len(first), len(second)) == (1, 1)
         assert first != second
         assert os.sched_getaffinity(two.pid) == set(second)
-        assert bind(two.pid, Placement("a", cpu_milli=1000 * len(cpus)), node, host, []) == ()
-    assert bind(one.pid, Placement("a", cpu_milli=500), node, host, []) == ()  # it has gone
+        assert own_cpus(Placement("a", cpu_milli=1000 * len(cpus)), node, host, []) == ()
+    bind(one.pid, first)  # it has gone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trimtab_work_pools.worker.gpu_docker import GpuDockerWorker
 from trimtab_work_pools.worker.gpu_process import GpuProcessWorker
 
-__all__ = ["GpuProcessWorker"]
+__all__ = ["GpuDockerWorker", "GpuProcessWorker"]

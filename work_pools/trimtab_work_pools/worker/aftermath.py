@@ -49,6 +49,7 @@ class Aftermath:
         oom_kills: int,
         lost_devices: tuple[str, ...],
         largest: Largest,
+        in_container: bool = False,
     ) -> None:
         """Takes the step that the diagnosis of the run says; what it was seen to use is kept with it."""
         run_id = UUID(holding.run_id)
@@ -68,6 +69,7 @@ class Aftermath:
             oom_kills,
             lost_devices,
             before,
+            in_container,
         )
         diagnosis = diagnose(ended, largest)
         if diagnosis is None:

@@ -34,7 +34,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
-from prefect.states import Cancelled, Failed, Scheduled
+from prefect.states import Cancelled, Crashed, Failed, Scheduled
 from prefect.types._datetime import DateTime, from_timestamp
 
 from trimtab_work_pools.advertise import Advertisement, AdvertisementError
@@ -250,6 +250,16 @@ class ControlPlane:
         if not ended and not (state and (state.is_scheduled() or state.type is StateType.CANCELLING)):
             make: Any = _NEXT.get(name, Scheduled)
             await self._client.set_flow_run_state(run_id, make(name=name, message=message), force=True)
+
+    async def crashed(self, run_id: UUID, message: str) -> None:
+        """For a run that has ended without saying how. One that has, or that waits again, stays so."""
+        try:
+            state: Any = (await self._client.read_flow_run(run_id)).state
+        except ObjectNotFound:
+            return
+        if state is None or not (state.is_final() or state.is_scheduled() or state.type is StateType.CANCELLING):
+            crashed: Any = Crashed(message=message)
+            await self._client.set_flow_run_state(run_id, crashed, force=True)
 
     async def _call(
         self, method: str, path: str, body: dict[str, Any] | None, missing_is_fine: bool = False

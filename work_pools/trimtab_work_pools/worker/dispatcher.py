@@ -6,7 +6,6 @@ only how to reach them, what has been said already, and which runs have been tol
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 import uuid
@@ -27,12 +26,13 @@ from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.lost import superseded
 from trimtab_work_pools.resources import CapacityError, Node, Placement
 from trimtab_work_pools.worker.admission import NotAdmitted, admit
-from trimtab_work_pools.worker.affinity import bind
+from trimtab_work_pools.worker.affinity import bind, own_cpus
 from trimtab_work_pools.worker.aftermath import Aftermath, largest_of
 from trimtab_work_pools.worker.announce import announce
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting, persistently
 from trimtab_work_pools.worker.gang import Gangs
 from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
+from trimtab_work_pools.worker.lives import Lives, Processes
 from trimtab_work_pools.worker.lost_hosts import LostHosts
 from trimtab_work_pools.worker.picking import Picked, Queued
 from trimtab_work_pools.worker.planning import Planning
@@ -58,7 +58,9 @@ class Dispatcher:
         pool: str,
         client: PrefectClient,
         queues: set[str],
+        lives: Lives | None = None,
     ) -> None:
+        self._lives: Lives = lives or Processes()
         self.stopping = Stopping()
         self._worker, self._pool = worker, pool
         self._server = str(client.api_url)
@@ -66,7 +68,7 @@ class Dispatcher:
         self._control = ControlPlane(client, pool)
         self._telling = Telling(self._control, client, pool)
         self._planning = Planning(worker, pool, self._control, queues)
-        self._aftermath, self._usage = Aftermath(client, self._control), Usage()
+        self._aftermath, self._usage = Aftermath(client, self._control), Usage(self._lives.memory_mib)
         self._lost_hosts = LostHosts(client, pool, self._aftermath)
         self.gangs = Gangs(client, self._control, self.claim_of, self._stop_now)
         self._gangs: dict[str, tuple[str, ...]] = {}
@@ -95,23 +97,27 @@ class Dispatcher:
         await admit(self._client, self._control, self._pool, worker_type, own)
 
     async def take_over(self) -> None:
-        """Adopts runs that an earlier worker on this host left running, and sends back those whose process has gone."""
+        """Adopts runs that an earlier worker on this host left running, and sends back those that have gone."""
+        known = {claim.claim_id for claim in self._claims.all()}
+        for claim in await self._lives.unknown(self._server, self._pool, known):
+            self._claims.acquire(claim)
         for claim in self._claims.orphans(self._server, self._pool):
             run_id = claim.holding.run_id
-            if claim.running:
-                adopted = self._claims.adopt(claim, self._worker)
+            now = await self._lives.look(claim)
+            if now is not None:
+                adopted = self._claims.adopt(claim, self._worker, now)
                 if adopted:
                     self._mine[run_id] = adopted
-                    self._logger.info("Run %s of an earlier worker goes on as process %s", run_id, claim.pid)
+                    self._logger.info("Run %s of an earlier worker goes on as %s", run_id, self._lives.name(now))
             else:
                 self._claims.release(run_id, claim.claim_id)
-                self._logger.warning("Run %s lost its process while no worker was here; it goes back", run_id)
+                self._logger.warning("Run %s was lost while no worker was here; it goes back", run_id)
                 why = f"its process on {self._node.name} has gone"
                 await self._control.back_to_queue(UUID(run_id), "Rescheduled", why)
 
     def adopted(self) -> list[HostClaim]:
-        """Claims of this worker whose processes are not its children."""
-        return [claim for claim in self._mine.values() if claim.pid]
+        """Claims that this worker took over when it began."""
+        return list(self._mine.values())
 
     async def withdraw(self) -> None:
         """No advertisement any more; peers plan without this node at once."""
@@ -183,9 +189,10 @@ class Dispatcher:
         devices = tuple((uuids[grant.index], grant.share_milli) for grant in placement.grants)
         pid = os.getpid()
         born_s = created_s(pid)
-        return HostClaim(
+        made = HostClaim(
             claim_id, self._worker, pid, self._pool, holding, devices, time.time(), born_s, server=self._server
         )
+        return replace(made, in_container=self._lives.in_containers)
 
     def _give_up(self, running: list[Holding], peers: list[Advertisement], waiting: list[Waiting]) -> None:
         """Ends runs at once that were given to others while this worker was away. `running` are as they were before
@@ -211,11 +218,20 @@ class Dispatcher:
 
         Raises LookupError if it holds none (it was not picked here), DeviceError (a LookupError) if one has gone.
         """
+        claim = self.claim(run_id)
+        told = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TRIMTAB_NODE": self._node.name, "TRIMTAB_CLAIM": claim.claim_id}
+        return told | run_environment(claim.holding.placement, self._node, own=own)
+
+    def claim(self, run_id: UUID) -> HostClaim:
+        """By which the run is here. Raises LookupError if it is not."""
         claim = self._mine.get(str(run_id))
         if claim is None:
             raise LookupError(f"run {run_id} was not picked by this worker: it holds no devices of this host")
-        told = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TRIMTAB_NODE": self._node.name, "TRIMTAB_CLAIM": claim.claim_id}
-        return told | run_environment(claim.holding.placement, self._node, own=own)
+        return claim
+
+    def own_cpus(self, run_id: UUID) -> tuple[int, ...]:
+        """Ids of the CPUs that the run is to be bound to; none if it is not to be bound. Raises LookupError."""
+        return own_cpus(self.claim(run_id).holding.placement, self._node, self._this_node.host, self.pids())
 
     def claim_of(self, run_id: str) -> str:
         """Id of the claim by which the run is here; "" if it is not."""
@@ -230,14 +246,19 @@ class Dispatcher:
         """Of a gang whose rank 0 is here."""
         return self._gangs.get(str(run_id), ())
 
-    def started(self, run_id: UUID, pid: int) -> None:
-        """The run has a process, which is bound to its CPUs. One that was told to stop before that is told again."""
+    def started(self, run_id: UUID, pid: int, container: str = "") -> None:
+        """The run has a process, which is bound to its CPUs, or a container, which is already. One that was told to
+        stop before that is told again.
+        """
         claim = self._mine.get(str(run_id))
         if claim is not None:
-            bind(pid, claim.holding.placement, self._node, self._this_node.host, self.pids())
+            if not container:
+                bind(pid, self.own_cpus(run_id))
             self._usage.began(str(run_id))
-        self._claims.started(str(run_id), pid)
-        self.stopping.has_process(str(run_id), pid)
+        self._claims.started(str(run_id), pid, container)
+        on_file = self._on_file(str(run_id))
+        if on_file is not None:
+            self.stopping.has_started(str(run_id), self._lives.sender(on_file))
 
     def lost(self, run_id: UUID) -> None:
         """Another worker has claimed the run, or it is not to run any more."""
@@ -246,13 +267,15 @@ class Dispatcher:
             self._claims.release(str(run_id), claim.claim_id)
         self.wake()
 
-    async def ended(self, run_id: UUID, exit_code: int | None = None) -> None:
+    async def ended(self, run_id: UUID, exit_code: int | None = None, oom_killed: bool = False) -> None:
         """The process has gone: the devices are free. Only now may a run that was told to stop, or that something else
-        than its own code has ended, wait again.
+        than its own code has ended, wait again. `oom_killed`: the kernel has ended a process of its container.
         """
         told = self.stopping.ended(str(run_id))
         peak, oom_kills = self._usage.ended(str(run_id))
         claim = self._mine.get(str(run_id))
+        alone = self._lives.in_containers
+        oom_kills = int(oom_killed) if alone else oom_kills
         try:
             if told is not None and told[0] != SUPERSEDED:
                 await persistently(lambda: self._control.back_to_queue(run_id, *told), f"run {run_id} goes back")
@@ -261,7 +284,7 @@ class Dispatcher:
                 if exit_code == 0:
                     self.lost(run_id)  # the server knows its end: its devices need not wait until that is read
                 await persistently(
-                    lambda: self._aftermath.ended(claim.holding, exit_code, peak, oom_kills, lost, largest),
+                    lambda: self._aftermath.ended(claim.holding, exit_code, peak, oom_kills, lost, largest, alone),
                     f"run {run_id} has ended",
                 )
         finally:
@@ -288,21 +311,19 @@ class Dispatcher:
         await self._left.wait()
 
     async def await_adopted(self, claim: HostClaim) -> None:
-        """Waits for a process that is no child of this one; what it was doing decides what becomes of the run."""
+        """Waits for a run that another worker started; what it was doing decides what becomes of it."""
         run_id = UUID(claim.holding.run_id)
-        with contextlib.suppress(ProcessLookupError):
-            process = os.pidfd_open(claim.pid)
-            try:
-                if claim.running:
-                    await anyio.wait_readable(process)
-            finally:
-                os.close(process)
+        end = await self._lives.end(claim)
         if not self.stopping.told(str(run_id)):
             silent = "its process ended without a word"
-            await persistently(
-                lambda: self._control.back_to_queue(run_id, "Rescheduled", silent), f"run {run_id} goes back"
-            )
-        await self.ended(run_id)
+            if end.exit_code is None:
+                await persistently(
+                    lambda: self._control.back_to_queue(run_id, "Rescheduled", silent), f"run {run_id} goes back"
+                )
+            elif end.exit_code:
+                why = f"its container ended with exit code {end.exit_code}"
+                await persistently(lambda: self._control.crashed(run_id, why), f"run {run_id} has crashed")
+        await self.ended(run_id, end.exit_code, end.oom_killed)
 
     def running(self) -> list[str]:
         """Ids of the runs that hold something of this host through this worker."""
@@ -311,20 +332,23 @@ class Dispatcher:
     def stop(self, run_id: str, name: str, why: str, grace_s: float) -> None:
         """Tells a run to stop: a signal, time to write its state, and then the end."""
         if not self.stopping.told(run_id):
-            self.stopping.tell(run_id, self._pid(run_id), name, why, grace_s)
+            claim = self._on_file(run_id)
+            started = claim is not None and (claim.pid or claim.container)
+            send = self._lives.sender(claim) if claim is not None and started else None
+            self.stopping.tell(run_id, send, name, why, grace_s)
 
     def _stop_now(self, run_id: str, name: str, why: str) -> None:
         self.stop(run_id, name, why, self._planning.policy.checkpoint_s)
 
     def pids(self) -> set[int]:
         """Of the processes of all runs on this host, through whichever worker; what they have started is not named."""
-        return {claim.pid for claim in self._claims.all() if claim.running}
+        return {claim.pid for claim in self._claims.all() if claim.pid and claim.running}
 
     def preemptible(self, run_id: str) -> bool:
         return run_id in self._mine and self._mine[run_id].holding.demand.preemptible
 
-    def _pid(self, run_id: str) -> int:
-        return next((claim.pid for claim in self._claims.all() if claim.holding.run_id == run_id), 0)
+    def _on_file(self, run_id: str) -> HostClaim | None:
+        return next((claim for claim in self._claims.all() if claim.holding.run_id == run_id), None)
 
     # --- peers and people ---
 

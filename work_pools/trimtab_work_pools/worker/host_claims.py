@@ -25,7 +25,7 @@ from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import WHOLE
 
-__all__ = ["HostClaim", "HostClaims", "created_s", "default_directory"]
+__all__ = ["HostClaim", "HostClaims", "claim_from_text", "claim_to_text", "created_s", "default_directory"]
 
 _STARTING_S = 120.0
 """A claim whose run has no process yet counts this long; then its worker has died before it could start it."""
@@ -34,7 +34,8 @@ _STARTING_S = 120.0
 @dataclass(frozen=True, slots=True)
 class HostClaim:
     """`devices`: (UUID, share in thousandths). `pid` and `pid_created_s` are of the run's process, once it has one.
-    `server` is the address of the Prefect API that the run and the `pool` are of.
+    `server` is the address of the Prefect API that the run and the `pool` are of. A run `in_container` has, once it has
+    started, the id of its `container`, and a `pid` only where the processes of the container can be seen from here.
     """
 
     claim_id: str
@@ -48,19 +49,43 @@ class HostClaim:
     pid: int = 0
     pid_created_s: float = 0.0
     server: str = ""
+    in_container: bool = False
+    container: str = ""
 
     @property
     def running(self) -> bool:
-        """Its process is there. Process ids are used again, so the time of its creation must be the same too."""
-        return self.pid > 0 and abs(created_s(self.pid) - self.pid_created_s) < 1.0
+        """Its process is there. Process ids are used again, so the time of its creation must be the same too. A
+        container whose processes cannot be seen is there until somebody who can ask the engine takes the claim back.
+        """
+        if not self.pid:
+            return bool(self.container)
+        now_s = created_s(self.pid)
+        return now_s > 0 and abs(now_s - self.pid_created_s) < 1.0
 
     def counts(self, now_s: float) -> bool:
-        """It has a process, or may soon have one."""
+        """It has a process, or may soon have one. A worker that has died may have left a container that nobody here
+        knows of: only the engine knows.
+        """
+        if self.in_container and not self.pid:
+            return True
         starting = not self.pid and now_s - self.claimed_s < _STARTING_S
         return (starting and abs(created_s(self.worker_pid) - self.worker_created_s) < 1.0) or self.running
 
 
 _ADAPTER = TypeAdapter(HostClaim)
+
+
+def claim_to_text(claim: HostClaim) -> str:
+    """As JSON."""
+    return _ADAPTER.dump_json(claim).decode()
+
+
+def claim_from_text(text: str | bytes) -> HostClaim | None:
+    """None if it is no claim."""
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError:
+        return None
 
 
 def default_directory() -> Path:
@@ -115,21 +140,23 @@ class HostClaims:
         ours = (one for one in self.all() if (one.server, one.pool) == (server, pool))
         return [one for one in ours if abs(created_s(one.worker_pid) - one.worker_created_s) >= 1.0]
 
-    def adopt(self, claim: HostClaim, worker: str) -> HostClaim | None:
-        """The claim in the hands of this process; None if another worker was first."""
+    def adopt(self, claim: HostClaim, worker: str, now: HostClaim | None = None) -> HostClaim | None:
+        """The claim, as it is `now`, in the hands of this process; None if another worker was first."""
         with self._locked():
             if claim not in self._read():
                 return None
-            adopted = replace(claim, worker=worker, worker_pid=os.getpid(), worker_created_s=created_s(os.getpid()))
+            own = os.getpid()
+            adopted = replace(now or claim, worker=worker, worker_pid=own, worker_created_s=created_s(own))
             self._write(adopted)
             return adopted
 
-    def started(self, run_id: str, pid: int) -> None:
-        """The run has a process now."""
+    def started(self, run_id: str, pid: int, container: str = "") -> None:
+        """The run has a process now, or a container."""
+        born_s = created_s(pid) if pid else 0.0
         with self._locked():
             for one in self._read():
                 if one.holding.run_id == run_id:
-                    self._write(replace(one, pid=pid, pid_created_s=created_s(pid)))
+                    self._write(replace(one, pid=pid, pid_created_s=born_s, container=container))
 
     def release(self, run_id: str, claim_id: str) -> None:
         """Takes the claim back; one that somebody else has made since stays."""
@@ -146,14 +173,15 @@ class HostClaims:
     def _read(self) -> list[HostClaim]:
         claims = []
         for path in sorted(self.directory.glob("*.json")):
-            with contextlib.suppress(ValidationError, FileNotFoundError):
-                claims.append(_ADAPTER.validate_json(path.read_bytes()))
+            with contextlib.suppress(FileNotFoundError):
+                found = claim_from_text(path.read_bytes())
+                claims += [found] if found else []
         return claims
 
     def _write(self, claim: HostClaim) -> None:
         path = self._file(claim.holding.run_id)
         draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_bytes(_ADAPTER.dump_json(claim))
+        draft.write_text(claim_to_text(claim))
         draft.replace(path)
 
     def _file(self, run_id: str) -> Path:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from trimtab_work_pools.worker.host_claims import created_s
+__all__ = ["SUPERSEDED", "Send", "Stopping"]
 
-__all__ = ["SUPERSEDED", "Stopping"]
+Send = Callable[[signal.Signals], None]
+"""Sends a signal to whatever a run lives in; nothing happens if that has gone."""
 
 SUPERSEDED = "Superseded"
 """Why a run is ended here that is somebody else's now: it is killed, and nothing of it is told to the server."""
@@ -18,8 +18,7 @@ SUPERSEDED = "Superseded"
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    pid: int
-    pid_created_s: float
+    send: Send | None
     name: str
     why: str
     until_s: float
@@ -39,27 +38,30 @@ class Stopping:
         """Until when each is given (s since the epoch)."""
         return {run_id: told.until_s for run_id, told in self._told.items()}
 
-    def tell(self, run_id: str, pid: int, name: str, why: str, grace_s: float) -> None:
-        """Sends SIGTERM: Prefect raises TerminationSignal in the flow, which may write its state."""
-        self._told[run_id] = _Told(pid, created_s(pid) if pid else 0.0, name, why, time.time() + grace_s)
-        _signal(self._told[run_id], _number(name))
+    def tell(self, run_id: str, send: Send | None, name: str, why: str, grace_s: float) -> None:
+        """Sends SIGTERM: Prefect raises TerminationSignal in the flow, which may write its state. None: it has not
+        started yet.
+        """
+        self._told[run_id] = _Told(send, name, why, time.time() + grace_s)
+        if send is not None:
+            send(_number(name))
 
     def superseded(self, run_id: str) -> bool:
         """Whether it is somebody else's."""
         return run_id in self._told and self._told[run_id].name == SUPERSEDED
 
-    def has_process(self, run_id: str, pid: int) -> None:
-        """Tells a run that had no process yet when it was to stop."""
+    def has_started(self, run_id: str, send: Send) -> None:
+        """Tells a run that had not started when it was to stop."""
         told = self._told.get(run_id)
-        if told is not None and not told.pid:
-            self._told[run_id] = replace(told, pid=pid, pid_created_s=created_s(pid))
-            _signal(self._told[run_id], _number(told.name))
+        if told is not None and told.send is None:
+            self._told[run_id] = replace(told, send=send)
+            send(_number(told.name))
 
     def press(self) -> None:
         """Ends those whose time is over."""
         for told in self._told.values():
-            if time.time() >= told.until_s:
-                _signal(told, signal.SIGKILL)
+            if told.send is not None and time.time() >= told.until_s:
+                told.send(signal.SIGKILL)
 
     def ended(self, run_id: str) -> tuple[str, str] | None:
         """(name of its next state, why) if it was told to stop; it is forgotten here."""
@@ -69,9 +71,3 @@ class Stopping:
 
 def _number(name: str) -> signal.Signals:
     return signal.SIGKILL if name == SUPERSEDED else signal.SIGTERM
-
-
-def _signal(told: _Told, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        if told.pid and created_s(told.pid) == told.pid_created_s > 0:
-            os.kill(told.pid, number)

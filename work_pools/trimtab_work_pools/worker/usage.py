@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,9 @@ _MIB = 1024 * 1024
 class Usage:
     """Sampled now and then; the kernel's own high-water mark of a run's first process fills the gaps between."""
 
-    def __init__(self) -> None:
+    def __init__(self, used_mib: Callable[[HostClaim], int | None]) -> None:
+        """`used_mib`: host memory that a run has now, or has had at most; None if that cannot be seen."""
+        self._used_mib = used_mib
         self._peaks: dict[str, Peak] = {}
         self._oom_kills: dict[str, int] = {}
 
@@ -35,7 +37,7 @@ class Usage:
                 before = self._peaks.get(claim.holding.run_id, Peak())
                 alone = (gpu_used_mib.get(uuid) for uuid, share in claim.devices if share == WHOLE)
                 self._peaks[claim.holding.run_id] = Peak(
-                    _most(before.memory_mib, memory_mib(claim.pid)), _most(before.gpu_memory_mib, *alone)
+                    _most(before.memory_mib, self._used_mib(claim)), _most(before.gpu_memory_mib, *alone)
                 )
 
     def ended(self, run_id: str) -> tuple[Peak, int]:

@@ -1,0 +1,53 @@
+"""The engine of the tests: its base image runs this machine's Python; a container sees the GPUs it was given."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import docker.errors
+import nvml_driver
+import pytest
+
+from docker_engine import STATE_IN_CONTAINER, Engine
+
+SEEN = """
+import pynvml as nvml
+nvml.nvmlInit()
+count = nvml.nvmlDeviceGetCount()
+print(*(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)))
+"""
+
+
+def ran(engine: Engine, *command: str, **more: Any) -> str:
+    """What a command prints in a container of the base image that has the virtual environment."""
+    env = {"PATH": engine.path, "NVML_FAKE_STATE": STATE_IN_CONTAINER}
+    with contextlib.closing(engine.client()) as client:
+        out = client.containers.run(
+            engine.image,
+            list(command),
+            remove=True,
+            network_mode="host",
+            volumes=engine.volumes,
+            environment=env,
+            **more,
+        )
+    return str(out.decode()).strip()
+
+
+def test_the_base_image_runs_python_and_what_is_mounted(engine: Engine) -> None:
+    assert ran(engine, "python", "-c", "import prefect, ssl, sqlite3; print(prefect.__version__)").startswith("3.")
+    assert ran(engine, "sh", "-c", "echo $0 $((6 * 7))") == "sh 42"
+
+
+def test_a_container_sees_the_gpus_it_was_given(engine: Engine) -> None:
+    if engine.driver is None:
+        pytest.skip("the engine has no stand-in NVIDIA driver: it was not started here, or there is no C compiler")
+    engine.driver.set(*(nvml_driver.gpu(number) for number in range(3)))
+
+    def given(*uuids: str) -> list[dict[str, Any]]:
+        return [{"driver": "nvidia", "device_ids": list(uuids), "capabilities": [["gpu"]]}]
+
+    assert ran(engine, "python", "-c", SEEN, device_requests=given("GPU-2", "GPU-0")) == "GPU-0 GPU-2"
+    with pytest.raises(docker.errors.APIError, match="GPU-7: unknown device"):
+        ran(engine, "python", "-c", SEEN, device_requests=given("GPU-7"))

@@ -1,0 +1,206 @@
+"""The containers of this host's runs: found again by the claim that is their label, signalled, waited for. The module
+that talks to the Docker engine.
+
+The label `trimtab.claim-id` tells a container; `trimtab.claim` has the whole claim, so that a worker whose claims were
+lost knows what the container holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+import docker
+import docker.errors
+import requests
+from docker.models.containers import Container
+from prefect.logging import get_logger
+
+from trimtab_work_pools.worker.host_claims import HostClaim, claim_from_text, claim_to_text, created_s
+from trimtab_work_pools.worker.lives import End
+from trimtab_work_pools.worker.stopping import Send
+from trimtab_work_pools.worker.this_node import SettingError
+
+__all__ = ["Containers", "EngineError", "exit_code"]
+
+_ID, _CLAIM = "trimtab.claim-id", "trimtab.claim"
+_AGAIN_S = 2.0
+_MIB = 1024 * 1024
+_SIGNALS = 64
+_T = TypeVar("_T")
+_ERRORS = (docker.errors.DockerException, requests.RequestException)
+
+
+class EngineError(SettingError):
+    """There is no Docker engine that this worker could use; the text says why."""
+
+
+class Containers:
+    """Honours Lives. Calls of the engine block, so they are made in threads."""
+
+    in_containers = True
+
+    def __init__(self) -> None:
+        self._client = _connect()
+        self._signals = ThreadPoolExecutor(1, thread_name_prefix="container-signals")
+        self.waits = anyio.CapacityLimiter(10_000)  # each run has a thread that waits
+        self._logger = get_logger("trimtab.worker")
+
+    def close(self) -> None:
+        """Lets the engine go; the containers stay."""
+        self._signals.shutdown(wait=False)
+        self._client.close()
+
+    @staticmethod
+    def labels(claim: HostClaim) -> dict[str, str]:
+        """By which its container is found again."""
+        return {_ID: claim.claim_id, _CLAIM: claim_to_text(claim)}
+
+    def name(self, claim: HostClaim) -> str:
+        return f"container {claim.container[:12]}"
+
+    async def unknown(self, server: str, pool: str, known: Collection[str]) -> list[HostClaim]:
+        def read() -> list[HostClaim]:
+            found = self._client.containers.list(filters={"label": _CLAIM}, ignore_removed=True)
+            claims = [claim_from_text(one.labels[_CLAIM]) for one in found if one.labels.get(_ID) not in known]
+            return [one for one in claims if one is not None and (one.server, one.pool) == (server, pool)]
+
+        return await self._persistently(read)
+
+    async def look(self, claim: HostClaim) -> HostClaim | None:
+        """A container that was made and never started is taken away."""
+
+        def read() -> HostClaim | None:
+            container = self._find(claim.claim_id)
+            if container is None:
+                return None
+            if container.status == "created":
+                self._remove(container)
+                return None
+            pid = _visible_pid(container)
+            return replace(claim, container=str(container.id), pid=pid, pid_created_s=created_s(pid) if pid else 0.0)
+
+        return await self._persistently(read)
+
+    def sender(self, claim: HostClaim) -> Send:
+        """In the background: the engine may take its time."""
+
+        def send(number: signal.Signals) -> None:
+            with contextlib.suppress(RuntimeError):  # it was closed
+                self._signals.submit(self._signal, claim.claim_id, number)
+
+        return send
+
+    async def end(self, claim: HostClaim) -> End:
+        """An engine that is started again is waited for: its containers may go on without it."""
+        return await self._persistently(lambda: self._wait(claim.claim_id))
+
+    def memory_mib(self, claim: HostClaim) -> int | None:
+        """What its control group holds now, without the file cache that the kernel can take back."""
+        try:
+            container = self._find(claim.claim_id)
+            stats = container.stats(stream=False, one_shot=True).get("memory_stats", {}) if container else {}
+        except _ERRORS:
+            return None
+        if "usage" not in stats:
+            return None
+        detail = stats.get("stats", {})
+        cache = detail.get("total_inactive_file", detail.get("inactive_file", 0))  # version 1 of cgroups, version 2
+        return max(0, int(stats["usage"]) - int(cache)) // _MIB
+
+    def discard(self, claim_id: str) -> None:
+        """Takes away what was made for a run that could not be started. Blocks."""
+        with contextlib.suppress(*_ERRORS):
+            container = self._find(claim_id)
+            if container is not None:
+                self._remove(container)
+
+    def _find(self, claim_id: str) -> Container | None:
+        found = self._client.containers.list(all=True, filters={"label": f"{_ID}={claim_id}"}, ignore_removed=True)
+        return found[0] if found else None
+
+    def _remove(self, container: Container) -> None:
+        with contextlib.suppress(docker.errors.APIError):  # somebody else was first
+            container.remove(force=True)
+
+    def _signal(self, claim_id: str, number: signal.Signals) -> None:
+        try:
+            container = self._find(claim_id)
+            if container is not None and container.status in ("running", "paused"):
+                if container.status == "paused":  # a frozen process takes no signal
+                    container.unpause()
+                container.kill(signal=int(number))
+        except docker.errors.APIError as error:
+            if error.status_code not in (404, 409):  # it has gone meanwhile
+                self._logger.warning("A container was not sent %s: %s", number.name, error)
+        except _ERRORS as error:
+            self._logger.warning("A container was not sent %s, for the engine does not answer: %s", number.name, error)
+
+    def _wait(self, claim_id: str) -> End:
+        container = self._find(claim_id)
+        if container is None:
+            return End()
+        try:
+            container.wait()
+            container.reload()
+        except docker.errors.NotFound:
+            return End()
+        state = container.attrs["State"]
+        return End(exit_code(int(state["ExitCode"])), bool(state.get("OOMKilled")))
+
+    async def _persistently(self, ask: Callable[[], _T]) -> _T:
+        """What the engine answers, however long it is away."""
+        said = False
+        while True:
+            try:
+                return await anyio.to_thread.run_sync(ask, limiter=self.waits, abandon_on_cancel=True)
+            except docker.errors.APIError as error:
+                if error.status_code is not None and error.status_code < 500:
+                    raise
+                problem: Exception = error
+            except _ERRORS as error:
+                problem = error
+            if not said:
+                self._logger.warning("The Docker engine does not answer; it is asked again: %s", problem)
+                said = True
+            await anyio.sleep(_AGAIN_S)
+
+
+def exit_code(status: int) -> int:
+    """As in subprocess: a process that a signal ended has 128 and its number in a shell, and in Docker."""
+    return -(status - 128) if 128 < status <= 128 + _SIGNALS else status
+
+
+def _connect() -> docker.DockerClient:
+    """The engine of this very host: it has to have the devices that the worker gives away. Raises EngineError."""
+    url = os.environ.get("DOCKER_HOST", "")
+    parts = urlsplit(url)
+    if url and parts.scheme != "unix" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        raise EngineError(f"DOCKER_HOST is {url!r}: the engine must be on the host whose devices are given to its runs")
+    try:
+        client = docker.from_env(timeout=int(os.environ.get("DOCKER_CLIENT_TIMEOUT") or 60))
+        client.ping()
+    except _ERRORS as error:
+        where = url or "unix:///var/run/docker.sock"
+        hint = "start it, let this user use it (group docker), or set DOCKER_HOST"
+        raise EngineError(f"no Docker engine answers at {where} ({error}): {hint}") from None
+    return client
+
+
+def _visible_pid(container: Container) -> int:
+    """Of the container's first process, if that is a process of this PID name space; else 0."""
+    pid = int(container.attrs.get("State", {}).get("Pid") or 0)
+    try:
+        groups = Path(f"/proc/{pid}/cgroup").read_text() if pid else ""
+    except OSError:
+        return 0
+    return pid if str(container.id) in groups else 0

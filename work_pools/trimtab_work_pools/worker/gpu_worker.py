@@ -1,0 +1,158 @@
+"""What gpu-process and gpu-docker have in common: `Dispatcher` decides what a worker of Prefect's submits.
+
+What Prefect does with a run then is unchanged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+import httpx
+from prefect.client.schemas.objects import FlowRun
+
+from trimtab_blocks.host_cache import CacheSettingError
+from trimtab_blocks.settings import SettingError
+from trimtab_work_pools.inventory.host import LabelError
+from trimtab_work_pools.queue.workload import WorkloadError
+from trimtab_work_pools.resources import CapacityError
+from trimtab_work_pools.worker.admission import NotAdmitted, not_started
+from trimtab_work_pools.worker.dispatcher import Dispatcher
+from trimtab_work_pools.worker.drain import Drain
+from trimtab_work_pools.worker.lives import Lives, Processes
+from trimtab_work_pools.worker.picking import GANG
+from trimtab_work_pools.worker.prefect_hooks import Entry
+from trimtab_work_pools.worker.this_node import NodeSettings
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.responses import WorkerFlowRunResponse
+    from prefect.workers.base import BaseJobConfiguration, BaseWorker
+
+    Base = BaseWorker[Any, Any, Any]
+else:
+    Base = object  # Prefect's registry of worker types is to know nothing of this class
+
+__all__ = ["GpuWorker"]
+
+
+class GpuWorker(Base):
+    """To be put before a worker class of Prefect's."""
+
+    _dispatcher: Dispatcher
+    _drain: Drain
+
+    @classmethod
+    def get_default_base_job_template(cls) -> dict[str, Any]:
+        """Prefect's, made strict: an unknown key is refused by the server when the deployment is made."""
+        template = super().get_default_base_job_template()
+        variables = template["variables"]
+        definitions = variables["definitions"] if "definitions" in variables else variables["$defs"]
+        definitions["Resources"]["additionalProperties"] = False
+        return template
+
+    def _open_lives(self) -> Lives:
+        """What runs live in; opened before anything else is."""
+        return Processes()
+
+    async def _admitted(self) -> None:
+        """Done when the worker has joined its pool, before it takes over what an earlier one left."""
+
+    async def setup(self) -> None:
+        try:
+            NodeSettings.from_environment()  # a wrong setting is said before anything is started
+            lives = self._open_lives()
+            await super().setup()
+            self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues), lives)
+            await self._dispatcher.join(self.type)
+        except (SettingError, LabelError, CacheSettingError, NotAdmitted) as error:
+            not_started(str(error))
+            raise
+        await self._admitted()
+        await self._dispatcher.take_over()
+        self._drain = Drain(self._dispatcher, self._logger)
+        self._drain.watch_signals()
+        assert self._runs_task_group is not None
+        for claim in self._dispatcher.adopted():
+            self._runs_task_group.start_soon(self._dispatcher.await_adopted, claim)
+            self._runs_task_group.start_soon(self._dispatcher.gangs.watch_again, claim.holding.run_id)
+        self._runs_task_group.start_soon(self._listen)
+
+    async def teardown(self, *exc_info: Any) -> None:
+        with anyio.CancelScope(shield=True):
+            self._drain.stop_watching()
+            with contextlib.suppress(Exception):  # the server may be the reason why it stops
+                await self._dispatcher.withdraw()
+            self._dispatcher.close()
+        await super().teardown(*exc_info)
+
+    async def _listen(self) -> None:
+        """Plans as soon as something has happened, rather than at the next poll."""
+        with anyio.CancelScope() as scope:
+            self._scheduled_task_scopes.add(scope)
+            async with anyio.create_task_group() as listeners:
+                listeners.start_soon(self._dispatcher.listen)
+                listeners.start_soon(self._dispatcher.watch_usage)
+                async for _ in self._dispatcher.wakes():
+                    try:
+                        await self.get_and_submit_flow_runs()
+                    except Exception:
+                        self._logger.exception("Could not plan; it is tried again at the next poll")
+
+    async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
+        """Only what this worker is to start now, in order of the plan."""
+        if self._drain.draining or self._work_pool is None or self.work_pool.is_paused:
+            return []
+        room = int(self.limiter.available_tokens) if self._limiter else None
+        try:
+            picked = await self._dispatcher.pick(float(self._prefetch_seconds), self.work_pool.concurrency_limit, room)
+        except httpx.HTTPError as error:
+            # The stock worker gives up after some of these; this one holds devices, and its runs go on.
+            self._logger.warning(
+                "The Prefect server does not answer (%s); what runs goes on, and it is asked again", error
+            )
+            return []
+        except (WorkloadError, CapacityError) as error:
+            self._logger.error("What the workers of the pool advertise does not hold together (%s); read again", error)
+            return []
+        return [Entry(run) for run in picked]  # type: ignore[misc]
+
+    async def _submit_run_and_capture_errors(
+        self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[int | Exception] | None = None
+    ) -> Any:
+        code, oom_killed = None, False
+        try:
+            result = await super()._submit_run_and_capture_errors(flow_run, task_status)
+            code, oom_killed = getattr(result, "status_code", None), getattr(result, "oom_killed", False)
+            return result
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._dispatcher.ended(flow_run.id, code, oom_killed)
+
+    async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
+        """The claim. One that is lost gives the devices back at once."""
+        won = False
+        try:
+            won = await super()._propose_pending_state(flow_run)
+        finally:
+            if not won:
+                self._dispatcher.lost(flow_run.id)
+        return won
+
+    async def _equip(self, flow_run: FlowRun, configuration: BaseJobConfiguration) -> bool:
+        """Tells the run of its devices, and of the others if it is one of a gang; returns whether it is.
+
+        Raises LookupError if it was not picked here, or a device of it has gone.
+        """
+        own = {name: value for name, value in configuration.env.items() if value is not None}
+        configuration.env |= self._dispatcher.environment(flow_run.id, own)
+        nodes = self._dispatcher.other_nodes(flow_run.id)
+        if nodes:
+            gpus = self._dispatcher.gpus(flow_run.id)
+            configuration.env |= await self._dispatcher.gangs.gather(flow_run, nodes, gpus)
+        in_gang = bool(nodes) or GANG in flow_run.labels
+        if in_gang:
+            assert self._runs_task_group is not None
+            self._runs_task_group.start_soon(self._dispatcher.gangs.watch, flow_run, len(nodes))
+        return in_gang
