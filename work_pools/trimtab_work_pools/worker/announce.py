@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 from prefect.events import Event, emit_event
 from prefect.events.clients import get_events_subscriber
-from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.logging import get_logger
 
-__all__ = ["NODE_CHANGED", "announce", "subscribed"]
+__all__ = ["NODE_CHANGED", "ROLL_CALLED", "announce", "call_roll", "subscribed"]
 
 NODE_CHANGED = "trimtab.node.changed"
-_RUNS = (
-    "prefect.flow-run.Scheduled",
-    "prefect.flow-run.AwaitingRetry",
-    "prefect.flow-run.Preempted",
-    "prefect.flow-run.Rescheduled",
-    "prefect.flow-run.Completed",
-    "prefect.flow-run.Failed",
-    "prefect.flow-run.Crashed",
-    "prefect.flow-run.Cancelled",
-    "prefect.deployment.updated",
-)
+ROLL_CALLED = "trimtab.fleet.roll-called"
+_OF_INTEREST = ["prefect.flow-run.", "prefect.deployment.", "prefect.work-queue.", "trimtab.node.", "trimtab.fleet."]
 _RETRY_S = 5.0
 
 
-def announce(pool: str, worker: str, advertisement: str = "") -> None:
+def announce(pool_resource: str, pool: str, worker: str, advertisement: str = "") -> None:
     """Tells all what this worker's node is like now; nothing: it is not offered any more. Sent in the background."""
     resource = {"prefect.resource.id": f"trimtab.node.{worker}", "prefect.resource.name": worker}
-    emit_event(NODE_CHANGED, resource, payload={"work_pool": pool, "worker": worker, "advertisement": advertisement})
+    payload = {"work_pool": pool, "worker": worker, "advertisement": advertisement}
+    emit_event(NODE_CHANGED, resource, related=[_role(pool_resource)], payload=payload)
 
 
-async def subscribed() -> AsyncIterator[Event]:
-    """Events that may change a plan, for ever; a lost connection is made again."""
-    wanted = EventFilter(event=EventNameFilter(name=[NODE_CHANGED, *_RUNS]))
+def call_roll(pool_resource: str, pool: str, worker: str, expires_s: dict[str, float]) -> None:
+    """Tells all until when the advertisement of each worker is good, by worker, so that they need not read it."""
+    resource = {"prefect.resource.id": f"trimtab.fleet.{pool}", "prefect.resource.name": pool}
+    payload = {"work_pool": pool, "worker": worker, "expires_s": expires_s}
+    emit_event(ROLL_CALLED, resource, related=[_role(pool_resource)], payload=payload)
+
+
+def _role(pool_resource: str) -> dict[str, str]:
+    return {"prefect.resource.id": pool_resource, "prefect.resource.role": "work-pool"}
+
+
+async def subscribed(
+    pool_resource: Callable[[], Awaitable[str]], connected: Callable[[bool], None]
+) -> AsyncIterator[Event]:
+    """Events of the pool that may change a plan, for ever; a lost connection is made again, and `connected` told."""
     while True:
         try:
+            wanted = EventFilter(
+                event=EventNameFilter(prefix=_OF_INTEREST),
+                any_resource=EventAnyResourceFilter(id=[await pool_resource()]),
+            )
             async with get_events_subscriber(filter=wanted, reconnection_attempts=0) as events:
+                connected(True)
                 async for event in events:
                     yield event
         except Exception as error:  # noqa: BLE001 - whatever broke the stream, it is opened again
             get_logger("trimtab.worker").debug("The event stream broke off (%s); polling goes on", error)
+        connected(False)
         await anyio.sleep(_RETRY_S)

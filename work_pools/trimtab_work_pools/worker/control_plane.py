@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
@@ -23,6 +23,7 @@ from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
     FlowRunFilter,
+    FlowRunFilterId,
     FlowRunFilterNextScheduledStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -56,10 +57,14 @@ _MOST = 5000
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A scheduled run: to be planned, or (`problem`) with a demand that cannot be read."""
+    """A scheduled run: to be planned, or (`problem`) with a demand that cannot be read. `asked_s`: when the server was
+    asked for it (`time.monotonic`).
+    """
 
     flow_run: FlowRun
     queued: Queued | None
+    due_s: float
+    asked_s: float
     problem: str = ""
 
 
@@ -71,10 +76,17 @@ class ControlPlane:
         self._tag = f"trimtab-fleet:{pool}"
         self._deployments: dict[UUID, tuple[str, dict[str, Any]]] = {}
         self._ahead_s = 0.0
+        self._pool_resource = ""
 
     def now_s(self) -> float:
         """Seconds since the epoch by the server's clock: a host whose clock is wrong must not expire all others."""
         return time.time() + self._ahead_s
+
+    async def pool_resource(self) -> str:
+        """By which events name the pool. Raises ObjectNotFound while there is none."""
+        if not self._pool_resource:
+            self._pool_resource = f"prefect.work-pool.{(await self._client.read_work_pool(self._pool)).id}"
+        return self._pool_resource
 
     # --- advertisements ---
 
@@ -127,7 +139,7 @@ class ControlPlane:
 
     async def waiting(self, prefetch_s: float, queues: Mapping[str, int]) -> list[Waiting]:
         """Scheduled runs that are due, of the named queues (name -> priority), however many stand before them."""
-        runs: list[FlowRun] = []
+        asked_s, runs = time.monotonic(), list[FlowRun]()
         soon = cast(DateTime, from_timestamp(self.now_s() + prefetch_s, tz="UTC"))
         due = FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
@@ -145,14 +157,33 @@ class ControlPlane:
             runs += page
             if len(page) < _PAGE:
                 break
-        runs = [run for run in runs if run.work_queue_name in queues]
-        await self._know_deployments(runs)
-        return [self._waiting(run, queues[run.work_queue_name or ""]) for run in runs]
+        return await self._planned(runs, queues, asked_s)
 
-    async def _know_deployments(self, runs: list[FlowRun]) -> None:
-        """Job variables of deployments change seldom: they are read once a minute at most, 200 at a time."""
-        wanted = {run.deployment_id for run in runs if run.deployment_id} - self._deployments.keys()
-        ids = sorted(wanted, key=str)
+    async def waiting_of(self, run_ids: Collection[UUID], queues: Mapping[str, int]) -> list[Waiting]:
+        """Those of these runs that are scheduled, due or not."""
+        scheduled = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._pool]))
+        asked_s, ids, runs = time.monotonic(), list(run_ids), list[FlowRun]()
+        for start in range(0, len(ids), _PAGE):
+            wanted = FlowRunFilter(id=FlowRunFilterId(any_=ids[start : start + _PAGE]), state=scheduled)
+            runs += await self._client.read_flow_runs(flow_run_filter=wanted, work_pool_filter=pool, limit=_PAGE)
+        return await self._planned(runs, queues, asked_s)
+
+    async def _planned(self, runs: list[FlowRun], queues: Mapping[str, int], asked_s: float) -> list[Waiting]:
+        runs = [run for run in runs if run.work_queue_name in queues]
+        await self._know_deployments({run.deployment_id for run in runs if run.deployment_id})
+        return [self._waiting(run, queues[run.work_queue_name or ""], asked_s) for run in runs]
+
+    async def demand_of(self, deployment_id: UUID | None) -> Demand:
+        """What a deployment asks for by itself. Raises LookupError if there is none, DemandError if it is wrong."""
+        if deployment_id is None:
+            raise LookupError("no deployment")
+        await self._know_deployments({deployment_id})
+        return read_demand(self._deployments[deployment_id][1])
+
+    async def _know_deployments(self, wanted: Collection[UUID]) -> None:
+        """Job variables of deployments change seldom: they are kept until forgotten. 200 are read at a time."""
+        ids = sorted(set(wanted) - self._deployments.keys(), key=str)
         for start in range(0, len(ids), _PAGE):
             found = await self._client.read_deployments(
                 deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=ids[start : start + _PAGE])), limit=_PAGE
@@ -166,21 +197,22 @@ class ControlPlane:
 
     async def job_variables(self, run: FlowRun) -> dict[str, Any]:
         """Of its deployment, with those of the run over them."""
-        await self._know_deployments([run])
+        await self._know_deployments([run.deployment_id] if run.deployment_id else [])
         return self._variables(run)
 
     def _variables(self, run: FlowRun) -> dict[str, Any]:
         of_deployment = self._deployments.get(run.deployment_id, ("", {}))[1] if run.deployment_id else {}
         return {**of_deployment, **(run.job_variables or {})}
 
-    def _waiting(self, run: FlowRun, queue_priority: int) -> Waiting:
+    def _waiting(self, run: FlowRun, queue_priority: int, asked_s: float) -> Waiting:
+        due = run.next_scheduled_start_time or run.expected_start_time or run.created
+        due_s = due.timestamp() if due else 0.0
         try:
             demand: Demand = read_demand(self._variables(run))
         except DemandError as error:
-            return Waiting(run, None, str(error))
-        due = run.next_scheduled_start_time or run.expected_start_time or run.created
-        submitted_s = due.timestamp() if due else 0.0
-        return Waiting(run, Queued(str(run.id), demand, submitted_s, queue_priority, str(run.labels.get(NODE, ""))))
+            return Waiting(run, None, due_s, asked_s, str(error))
+        node = str(run.labels.get(NODE, ""))
+        return Waiting(run, Queued(str(run.id), demand, due_s, queue_priority, node), due_s, asked_s)
 
     async def active(self) -> int:
         """Runs of the pool that are claimed or running."""

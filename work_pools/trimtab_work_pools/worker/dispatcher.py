@@ -25,18 +25,16 @@ from trimtab_work_pools.devices_env import run_environment
 from trimtab_work_pools.diagnosis import Cause
 from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.lost import superseded
-from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import CapacityError, Node, Placement
 from trimtab_work_pools.worker.affinity import bind
 from trimtab_work_pools.worker.aftermath import Aftermath, largest_of
-from trimtab_work_pools.worker.announce import NODE_CHANGED, announce, subscribed
+from trimtab_work_pools.worker.announce import announce
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting, persistently
 from trimtab_work_pools.worker.gang import Gangs
 from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
 from trimtab_work_pools.worker.lost_hosts import LostHosts
-from trimtab_work_pools.worker.peers import Peers
-from trimtab_work_pools.worker.picking import Picked, Queued, pick
-from trimtab_work_pools.worker.pool_policy import PolicyError
+from trimtab_work_pools.worker.picking import Picked, Queued
+from trimtab_work_pools.worker.planning import Planning
 from trimtab_work_pools.worker.stopping import SUPERSEDED, Stopping
 from trimtab_work_pools.worker.telling import Telling
 from trimtab_work_pools.worker.this_node import ThisNode
@@ -46,9 +44,6 @@ __all__ = ["Dispatcher"]
 
 _ADVERTISED_S = 30.0
 """How long an advertisement is good; it is renewed three times as often."""
-_QUEUES_AGAIN_S = 5.0
-_READ_AGAIN_S = 30.0
-"""The policy, and the job variables of deployments, are read this often."""
 _USAGE_S = 2.0
 """What runs use is looked at this often."""
 
@@ -64,11 +59,11 @@ class Dispatcher:
         queues: set[str],
     ) -> None:
         self.stopping = Stopping()
-        self._worker, self._pool, self._queues = worker, pool, queues
-        self._server, self._policy = str(client.api_url), Policy()
+        self._worker, self._pool = worker, pool
+        self._server = str(client.api_url)
         self._control = ControlPlane(client, pool)
         self._telling = Telling(self._control, client, pool)
-        self._peers = Peers(worker, pool, self._control)
+        self._planning = Planning(worker, pool, self._control, queues)
         self._aftermath, self._usage = Aftermath(client, self._control), Usage()
         self._lost_hosts = LostHosts(client, pool, self._aftermath)
         self.gangs = Gangs(client, self._control, self.claim_of, self._stop_now)
@@ -84,9 +79,6 @@ class Dispatcher:
         self._draining = False
         self._left = anyio.Event()
         self._announced, self._published_s = "", 0.0
-        self._read_again_s = 0.0
-        self._queue_priorities: dict[str, int] = {}
-        self._queues_read_s = 0.0
         self._logger = get_logger("trimtab.worker")
 
     # --- starting and stopping ---
@@ -112,7 +104,7 @@ class Dispatcher:
 
     async def withdraw(self) -> None:
         """No advertisement any more; peers plan without this node at once."""
-        announce(self._pool, self._worker)
+        announce(await self._control.pool_resource(), self._pool, self._worker)
         await self._control.withdraw(self._worker)
 
     async def drain(self) -> None:
@@ -129,13 +121,13 @@ class Dispatcher:
             await self._advertise(ledger)
             alive = {claim.holding.run_id for claim in self._claims.all() if claim.running}
             running = [claim.holding for run_id, claim in self._mine.items() if run_id in alive]
-            waiting = await self._queue(prefetch_s)
-            peers = await self._peers.now()
-            self._give_up(running, peers, waiting)
-            fleet = current([*peers, self._advertisement(ledger)], self._now_s())
+            began_s = time.monotonic()
+            peers = await self._planning.with_peers(self._advertisement(ledger))
+            waiting, picked = await self._planning.plan(prefetch_s, ledger.node.name)
+            self._give_up(running, peers, [one for one in waiting if one.asked_s >= began_s])
+            fleet = self._planning.fleet
             self._largest = largest_of(one.node for one in fleet)
             queued = [one.queued for one in waiting if one.queued is not None]
-            picked = pick(ledger.node.name, fleet, queued, self._policy, self._now_s())
             if pool_limit is not None:
                 left = max(0, pool_limit - await self._control.active())
                 room = left if room is None else min(room, left)
@@ -148,23 +140,10 @@ class Dispatcher:
             self.stopping.press()
             if runs:
                 self.wake()  # what was picked starts first; peers and people are told in the round after
-            elif fleet[0].worker == self._worker:  # one of all does what is to be done once
+            elif self._planning.leads:
                 await self._lost_hosts.look(fleet, self._now_s())
                 await self._telling.tell(waiting, picked.reasons(), fleet, lambda: self._wake.is_set())
             return found
-
-    async def _queue(self, prefetch_s: float) -> list[Waiting]:
-        if self._now_s() - self._read_again_s > _READ_AGAIN_S:
-            self._read_again_s = self._now_s()
-            self._control.forget_deployments()
-            try:
-                self._policy = await self._control.policy()
-            except PolicyError as error:
-                self._logger.error("%s. The policy of before is kept.", error)
-        if self._now_s() - self._queues_read_s > _QUEUES_AGAIN_S:
-            self._queue_priorities = await self._control.queue_priorities(self._queues)
-            self._queues_read_s = self._now_s()
-        return await self._control.waiting(prefetch_s, self._queue_priorities)
 
     def _claim(self, ledger: Ledger, picked: Picked, queued: list[Queued], room: int | None) -> list[str]:
         """Claims the devices of what is to start; what another worker on this host has taken meanwhile is left."""
@@ -198,8 +177,8 @@ class Dispatcher:
         )
 
     def _give_up(self, running: list[Holding], peers: list[Advertisement], waiting: list[Waiting]) -> None:
-        """Ends runs at once that were given to others while this worker was away. `running` are as they were before the
-        queue was read: what has started since is no longer as the queue says.
+        """Ends runs at once that were given to others while this worker was away. `running` are as they were before
+        `waiting` was read: what has started since is no longer as the queue says.
         """
         sent_back = {str(one.flow_run.id) for one in waiting if one.flow_run.state_name == Cause.LOST_HOST}
         for run_id in superseded(running, current(peers, self._now_s()), sent_back):
@@ -212,7 +191,7 @@ class Dispatcher:
             claim = self._mine.get(run_id)
             if claim is not None and not self.stopping.told(run_id):
                 self._logger.info("Run %s is told to stop: run %s needs its place", run_id, for_run_id)
-                self.stop(run_id, "Preempted", f"made way for run {for_run_id}", self._policy.checkpoint_s)
+                self.stop(run_id, "Preempted", f"made way for run {for_run_id}", self._planning.policy.checkpoint_s)
 
     # --- what happens to a claim ---
 
@@ -324,7 +303,7 @@ class Dispatcher:
             self.stopping.tell(run_id, self._pid(run_id), name, why, grace_s)
 
     def _stop_now(self, run_id: str, name: str, why: str) -> None:
-        self.stop(run_id, name, why, self._policy.checkpoint_s)
+        self.stop(run_id, name, why, self._planning.policy.checkpoint_s)
 
     def pids(self) -> set[int]:
         """Of the processes of all runs on this host, through whichever worker; what they have started is not named."""
@@ -343,17 +322,17 @@ class Dispatcher:
         self._wake.set()
 
     async def wakes(self) -> AsyncIterator[None]:
-        """Each time that something has happened; several things at once are one."""
+        """Each time that something has happened, or a run becomes due; several things at once are one."""
         while True:
-            await self._wake.wait()
+            with anyio.move_on_after(self._planning.due_in_s()):
+                await self._wake.wait()
             self._wake = anyio.Event()
             yield
 
     async def listen(self) -> None:
         """Wakes the planner on news of runs and of nodes, for as long as it runs."""
-        async for event in subscribed():
-            if event.event != NODE_CHANGED or self._peers.heard(event.payload):
-                self.wake()
+        async for _ in self._planning.news():
+            self.wake()
 
     async def _advertise(self, ledger: Ledger, force: bool = False) -> None:
         """Announces what has changed at once. Writes it down three times in its life, not at every change: a write
@@ -362,7 +341,7 @@ class Dispatcher:
         said = repr((advertisement.node, advertisement.holdings, advertisement.draining))
         if force or said != self._announced:
             self._announced = said
-            announce(self._pool, self._worker, advertisement.to_text())
+            announce(await self._control.pool_resource(), self._pool, self._worker, advertisement.to_text())
         if force or self._now_s() - self._published_s >= _ADVERTISED_S / 3:
             self._published_s = self._now_s()
             await self._control.publish(advertisement)

@@ -1,19 +1,28 @@
-"""What the other workers of a pool advertise: as they announced it last, and now and then as it is on the server."""
+"""What the other workers of a pool advertise: as they announced it last, and now and then as it is on the server.
+
+That a worker is still there is seen from its advertisement, which it renews on the server. One of them (the leader)
+reads all and calls the roll; the others read when somebody is called whom they do not know, or when no roll is called.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from prefect.logging import get_logger
 
 from trimtab_work_pools.advertise import Advertisement, AdvertisementError, later
+from trimtab_work_pools.worker.announce import call_roll
 from trimtab_work_pools.worker.control_plane import ControlPlane
 
 __all__ = ["Peers"]
 
 _READ_AGAIN_S = 5.0
+_NO_ROLL_S, _SPREAD_S = 12.0, 8.0
+"""Without a roll for so long, all is read; not by everybody at once."""
 
 
 class Peers:
@@ -23,15 +32,19 @@ class Peers:
         self._worker, self._pool, self._control = worker, pool, control
         self._known: dict[str, Advertisement] = {}
         self._read_s = 0.0
+        self._no_roll_s = _NO_ROLL_S + random.uniform(0.0, _SPREAD_S)
 
-    async def now(self) -> list[Advertisement]:
-        """All that is known of them; some of it may have expired."""
-        if self._control.now_s() - self._read_s > _READ_AGAIN_S:
+    async def now(self, leads: bool) -> list[Advertisement]:
+        """All that is known of them; some of it may have expired. `leads`: this worker reads for all."""
+        if self._control.now_s() - self._read_s > (_READ_AGAIN_S if leads else self._no_roll_s):
             self._read_s = self._control.now_s()
             advertised, problems = await self._control.advertisements()
             for problem in problems:
                 get_logger("trimtab.worker").warning("%s; it is ignored", problem)
             self._known = later({one.worker: one for one in advertised}, self._known)
+            if leads:
+                expires_s = {one.worker: one.expires_s for one in advertised}
+                call_roll(await self._control.pool_resource(), self._pool, self._worker, expires_s)
         return [one for worker, one in self._known.items() if worker != self._worker]
 
     def heard(self, payload: Mapping[str, Any]) -> bool:
@@ -44,3 +57,19 @@ class Peers:
             with contextlib.suppress(AdvertisementError):  # what is on the server is read soon
                 self._known[worker] = Advertisement.from_text(text, f"the announcement of {worker}")
         return True
+
+    def roll_called(self, payload: Mapping[str, Any]) -> bool:
+        """Until when each worker's advertisement is good; whether there are some that are not known here yet."""
+        if payload.get("work_pool") != self._pool or payload.get("worker") == self._worker:
+            return False
+        expires_s = {str(worker): float(until_s) for worker, until_s in dict(payload.get("expires_s") or {}).items()}
+        for worker, one in self._known.items():
+            self._known[worker] = replace(one, expires_s=max(one.expires_s, expires_s.get(worker, 0.0)))
+        now_s = self._control.now_s()
+        unknown = any(
+            worker not in self._known and worker != self._worker
+            for worker, until_s in expires_s.items()
+            if until_s > now_s
+        )
+        self._read_s = 0.0 if unknown else now_s
+        return unknown

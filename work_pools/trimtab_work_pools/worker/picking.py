@@ -18,10 +18,12 @@ from trimtab_work_pools.queue.verdicts import Code, Plan
 from trimtab_work_pools.queue.workload import Fleet, Policy, Run
 from trimtab_work_pools.resources import Demand, Placement
 
-__all__ = ["GANG", "NEVER", "NODE", "Picked", "Queued", "pick"]
+__all__ = ["AWAITING", "BAD_DEMAND", "GANG", "NEVER", "NODE", "Picked", "Queued", "concerned", "pick"]
 
 NEVER = "NoNodeFits"
 """Name of the state of a run that no advertised node could ever hold."""
+AWAITING, BAD_DEMAND = "AwaitingResources", "BadResources"
+"""Of one that waits for its turn; and of one whose demand cannot be read."""
 
 
 GANG, NODE = "trimtab.gang", "trimtab.node"
@@ -66,7 +68,7 @@ class Picked:
         codes = {wait.run_id: wait.code for wait in self.plan.waits}
         waiting = [run for run in self.runs if run.id in codes and codes[run.id] is not Code.NOT_YET]
         planned = {run.id: (_state(codes[run.id]), explain(run, self.fleet, self.plan)) for run in waiting}
-        return planned | {run_id: ("AwaitingResources", why) for run_id, why in self.pinned}
+        return planned | {run_id: (AWAITING, why) for run_id, why in self.pinned}
 
 
 def pick(
@@ -85,6 +87,11 @@ def pick(
     here = {one.run.id for one in fleet.running if any(name == node for name, _ in one.parts)}
     stops = tuple((stop.run_id, stop.for_run_id) for stop in made.stops if stop.run_id in here)
     return Picked((*own, *mine), stops, made, fleet, runs, tuple(gangs), tuple(refused))
+
+
+def concerned(picked: Picked) -> set[str]:
+    """Ids of the runs for which something is to be done on this node: they start here, or others make way for them."""
+    return {run_id for run_id, _ in picked.starts} | {for_run_id for _, for_run_id in picked.stops}
 
 
 def _seat(
@@ -116,4 +123,4 @@ def _seat(
 
 
 def _state(code: Code) -> str:
-    return NEVER if code is Code.NEVER_FITS else "AwaitingResources"
+    return NEVER if code is Code.NEVER_FITS else AWAITING

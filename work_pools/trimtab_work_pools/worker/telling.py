@@ -10,6 +10,7 @@ from trimtab_work_pools.advertise import Advertisement
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
 from trimtab_work_pools.worker.fleet_table import FleetTableArtifact
 from trimtab_work_pools.worker.learning import Learning
+from trimtab_work_pools.worker.picking import BAD_DEMAND
 
 __all__ = ["Telling"]
 
@@ -41,7 +42,7 @@ class Telling:
             if called_away():
                 return
             run_id = str(one.flow_run.id)
-            name, message = ("BadResources", one.problem) if one.problem else reasons.get(run_id, ("", ""))
+            name, message = (BAD_DEMAND, one.problem) if one.problem else reasons.get(run_id, ("", ""))
             said_s, said = self._said.get(run_id, (0.0, ""))
             if left and name and said != message and now_s - said_s >= _AGAIN_S:
                 await self._control.say(one.flow_run, name, await self._with_suggestion(one, message))

@@ -1,0 +1,84 @@
+"""What a worker plans with (peers, queue, policy of the pool), kept as events tell, and the plan it makes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from prefect.events import Event
+from prefect.logging import get_logger
+
+from trimtab_work_pools.advertise import Advertisement, current
+from trimtab_work_pools.queue.workload import Policy
+from trimtab_work_pools.worker.announce import NODE_CHANGED, ROLL_CALLED, subscribed
+from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
+from trimtab_work_pools.worker.known_queue import KnownQueue
+from trimtab_work_pools.worker.peers import Peers
+from trimtab_work_pools.worker.picking import Picked, concerned, pick
+from trimtab_work_pools.worker.pool_policy import PolicyError
+
+__all__ = ["Planning"]
+
+_POLICY_S = 30.0
+"""The policy is read this often, and less often by many workers: by all of them together at most ten times a second."""
+
+
+class Planning:
+    """Of one worker. All times are seconds since the epoch by the server's clock."""
+
+    def __init__(self, worker: str, pool: str, control: ControlPlane, queues: set[str]) -> None:
+        self.policy, self.fleet = Policy(), tuple[Advertisement, ...]()
+        self._worker, self._control = worker, control
+        self._queue = KnownQueue(control, queues)
+        self._peers = Peers(worker, pool, control)
+        self._policy_read_s = 0.0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this worker is the one of all that does what is to be done once."""
+        return bool(self.fleet) and self.fleet[0].worker == self._worker
+
+    async def with_peers(self, own: Advertisement) -> list[Advertisement]:
+        """The peers, expired or not; `fleet` is then what may be planned with."""
+        peers = await self._peers.now(self.leads)
+        self.fleet = current([*peers, own], self._control.now_s())
+        return peers
+
+    async def plan(self, prefetch_s: float, node: str) -> tuple[list[Waiting], Picked]:
+        """The runs that wait, and the plan. Runs that only events have told of are read if something is to be done here
+        for them, by what their deployments ask for.
+        """
+        await self._read_policy()
+        while True:
+            waiting = await self._queue.now(prefetch_s, len(self.fleet), everything=self.leads)
+            queued = [one.queued for one in waiting if one.queued is not None]
+            presumed = await self._queue.presumed()
+            picked = pick(node, self.fleet, [*queued, *presumed], self.policy, self._control.now_s())
+            unread = self._queue.unread(concerned(picked))
+            if not unread:
+                return waiting, picked
+            await self._queue.read(unread)
+
+    async def news(self) -> AsyncIterator[None]:
+        """Each time that an event is a reason to plan again, for ever."""
+        async for event in subscribed(self._control.pool_resource, self._queue.connected):
+            if self._hears(event):
+                yield
+
+    def due_in_s(self) -> float:
+        """Until the next run that is known becomes due."""
+        return max(0.0, self._queue.next_due_s() - self._control.now_s())
+
+    def _hears(self, event: Event) -> bool:
+        if event.event == ROLL_CALLED:
+            return self._peers.roll_called(event.payload)
+        if event.event == NODE_CHANGED:
+            return self._peers.heard(event.payload)
+        return self._queue.heard(event)
+
+    async def _read_policy(self) -> None:
+        if self._control.now_s() - self._policy_read_s > max(_POLICY_S, len(self.fleet) / 10):
+            self._policy_read_s = self._control.now_s()
+            try:
+                self.policy = await self._control.policy()
+            except PolicyError as error:
+                get_logger("trimtab.worker").error("%s. The policy of before is kept.", error)
