@@ -118,5 +118,23 @@ class Unservable(Toy):
         return np.full(frame.height, np.nan) if frame.height == 100 else scores
 
 
+class Steady(Toy):
+    """Never turns round."""
+
+    name = "toy-steady"
+
+    def load(self, window: Window) -> Mapping[str, pl.DataFrame]:
+        events = super().load(window)["events"]
+        turned = window.start >= Window.parse("2024-04").start
+        return {"events": events.with_columns(~pl.col("y")) if turned else events}
+
+
+class Never(Toy):
+    """Nothing is ever done with it."""
+
+    name = "toy-never"
+
+
 toy, bad_rows, bad_features = Toy(), BadRows(), BadFeatures()
 missing_column, unservable = MissingColumn(), Unservable()
+steady, never = Steady(), Never()

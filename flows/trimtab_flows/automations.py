@@ -1,28 +1,62 @@
-"""The events that Trimtab sends and that Prefect automations act on, as values.
+"""The events that Trimtab sends, and the automations that act on them, as values.
 
-The automation itself is declared with the retrain deployment (``triggers`` in prefect.yaml): a decision is announced
-here, and whoever runs the platform says what follows from it.
+``rules`` is what one model is to have; ``trimtab automations apply`` brings a Prefect server in line with it. The one
+that turns a decision into a run is declared in prefect.yaml too, with its deployment.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from prefect.events import emit_event
 
-__all__ = ["RETRAIN_REQUESTED", "RetrainRequested"]
+__all__ = [
+    "DECISION_MADE",
+    "LABELS_ARRIVED",
+    "METRIC_LOGGED",
+    "MODEL_TRAINED",
+    "ORDERS",
+    "RETRAIN_REQUESTED",
+    "RetrainRequested",
+    "Rule",
+    "When",
+    "resource_of",
+    "rules",
+]
 
-#: A decision to retrain a model.
+#: A decision to retrain a model, now or at a later time.
 RETRAIN_REQUESTED = "trimtab.retrain.requested"
+#: Any decision about a model.
+DECISION_MADE = "trimtab.decision.made"
+#: A model was retrained, whatever the gate said of it.
+MODEL_TRAINED = "trimtab.model.trained"
+#: A window has labels enough to judge a model by; its monitoring sends it, and anyone may.
+LABELS_ARRIVED = "trimtab.labels.arrived"
+#: A point of a metric in MLflow (infra/METRIC_EVENTS.md).
+METRIC_LOGGED = "trimtab.metric.logged"
+#: Orders of the business, from outside.
+ORDERS = tuple(f"trimtab.business.{kind}" for kind in ("force", "forbid", "postpone", "withdraw"))
+
+_KIND = "event.event | replace('trimtab.business.', '')"
+
+#: Seconds that metric events are gathered for before a decision: a storm makes one decision each.
+GATHER_S = 5
+
+
+def resource_of(model: str) -> dict[str, str]:
+    """A model, as Prefect names resources."""
+    return {"prefect.resource.id": f"trimtab.model.{model}", "prefect.resource.name": model}
 
 
 @dataclass(frozen=True)
 class RetrainRequested:
     """A decision to retrain, as an event: the model is the resource, the rest its payload.
 
-    ``attempt`` counts how often the same decision was announced: 1, and more when the run it led to was lost.
+    ``at`` is when the run shall start, ``resources`` what it asks for by the policy. ``attempt`` counts how often the
+    same decision was announced: 1, and more when the run it led to was lost.
     """
 
     model: str
@@ -31,6 +65,9 @@ class RetrainRequested:
     decision: str
     reasons: tuple[str, ...]
     attempt: int = 1
+    at: str | None = None
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    needs_approval: bool = False
 
     @property
     def event_id(self) -> UUID:
@@ -40,19 +77,158 @@ class RetrainRequested:
     @property
     def resource(self) -> dict[str, str]:
         """The model, as Prefect names resources."""
-        return {"prefect.resource.id": f"trimtab.model.{self.model}", "prefect.resource.name": self.model}
+        return resource_of(self.model)
 
     @property
     def payload(self) -> dict[str, Any]:
-        """What the automation passes on to the retrain deployment."""
+        """What the automation passes on."""
         return {
             "recipe": self.recipe,
             "windows": self.windows,
             "decision": self.decision,
             "reasons": list(self.reasons),
             "attempt": self.attempt,
+            "model": self.model,
+            "at": self.at,
+            "resources": dict(self.resources),
+            "needs_approval": self.needs_approval,
         }
 
     def send(self) -> None:
         """Send the event to the Prefect server of this process's settings."""
         emit_event(RETRAIN_REQUESTED, resource=self.resource, payload=self.payload, id=self.event_id)
+
+
+@dataclass(frozen=True)
+class When:
+    """What sets a rule off.
+
+    Attributes:
+        events: names of events about the model.
+        labels: what the event's resource must be labelled with, each a pattern or several; ``!`` negates.
+        within_s: of ``Reactive`` ones, those that follow within so many seconds set off nothing; ``Proactive``: no such
+            event came for so long.
+        posture: ``Reactive`` or ``Proactive``.
+        all_of: instead of events: all of these, within ``within_s``.
+    """
+
+    events: tuple[str, ...] = ()
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    within_s: float = 0
+    posture: Literal["Reactive", "Proactive"] = "Reactive"
+    all_of: tuple[When, ...] = ()
+
+    def trigger(self, model: str) -> dict[str, Any]:
+        """As Prefect's automations API and ``prefect.yaml`` have it."""
+        if self.all_of:
+            parts = [part.trigger(model) for part in self.all_of]
+            return {"type": "compound", "require": "all", "within": self.within_s, "triggers": parts}
+        return {
+            "type": "event",
+            "posture": self.posture,
+            "match": {"prefect.resource.id": f"trimtab.model.{model}", **self.labels},
+            "expect": list(self.events),
+            "threshold": 1,
+            "within": self.within_s,
+        }
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One automation: when it is set off, a deployment runs.
+
+    Attributes:
+        name: unique on the server; it begins with the model's name.
+        description: for people.
+        when: what sets it off.
+        deployment: ``flow/deployment``.
+        parameters: of the run; ``{{ event... }}`` is filled in and keeps its type (not in ``all_of`` rules).
+        after_s: seconds that the run waits, so that what comes in the meantime is in its evidence.
+    """
+
+    name: str
+    description: str
+    when: When
+    deployment: str
+    parameters: Mapping[str, Any]
+    after_s: float = 0
+
+
+def rules(
+    model: str,
+    recipe: str,
+    policy: str | None = None,
+    max_age_days: float | None = None,
+    gather_s: float = GATHER_S,
+    both_within_days: float = 14,
+) -> tuple[Rule, ...]:
+    """The automations of one model.
+
+    Args:
+        model: its name, which its deployments have too.
+        recipe: ``module:attribute``.
+        policy: name of the policy block that decides; the defaults, when not given.
+        max_age_days: decide if no retraining ended for so long (the policy still has the say); None: no such rule.
+        gather_s: metric events that follow within so many seconds are decided on together.
+        both_within_days: how near to each other drift and labels must come to count as one.
+    """
+    given = {"recipe": recipe, "policy": policy}
+    # What our own monitoring logs, it has decided on itself.
+    foreign = {"trimtab.stage": "!monitor"}
+    metric = When((METRIC_LOGGED,), foreign, within_s=gather_s)
+    drift = When((METRIC_LOGGED,), {**foreign, "trimtab.metric": "drift/*"}, within_s=60)
+    found = [
+        Rule(
+            f"{model}: decide on metrics",
+            "A drift or performance metric that anyone logged to MLflow leads to a decision.",
+            metric,
+            f"decide/{model}",
+            {**given, "because": "{{ event.resource['trimtab.metric'] }} was logged"},
+            after_s=gather_s,
+        ),
+        Rule(
+            f"{model}: dispatch decisions",
+            "A decision to retrain becomes a retrain run, with the priority, deadline and regions of the policy.",
+            When((RETRAIN_REQUESTED,)),
+            f"dispatch/{model}",
+            {
+                name: f"{{{{ event.payload.{name} }}}}"
+                for name in ("recipe", "windows", "decision", "model", "resources", "at", "needs_approval", "attempt")
+            },
+        ),
+        Rule(
+            f"{model}: decide on drift with labels",
+            "Drift, and labels enough to judge by, lead to a decision.",
+            When(all_of=(drift, When((LABELS_ARRIVED,), within_s=60)), within_s=both_within_days * 86400),
+            f"decide/{model}",
+            {**given, "because": "inputs drifted and labels arrived"},
+            after_s=gather_s,
+        ),
+        Rule(
+            f"{model}: follow the business",
+            "An order to force, forbid or postpone a retraining is kept, and decided on.",
+            When(ORDERS),
+            f"decide/{model}",
+            {
+                **given,
+                # Whoever emits the event may leave out all but its name.
+                "order": {
+                    "kind": f"{{{{ {_KIND} }}}}",
+                    "issued": "{{ event.payload.issued | default(event.occurred | string, true) }}",
+                    **{name: f"{{{{ event.payload.{name} | default('') }}}}" for name in ("until", "reason", "source")},
+                },
+                "because": f"the business said {{{{ {_KIND} }}}}",
+            },
+        ),
+    ]
+    if max_age_days is not None:
+        found.append(
+            Rule(
+                f"{model}: decide on age",
+                f"No retraining for {max_age_days:g} days leads to a decision.",
+                When((MODEL_TRAINED,), within_s=max_age_days * 86400, posture="Proactive"),
+                f"decide/{model}",
+                {**given, "because": f"no retraining in {max_age_days:g} days"},
+            )
+        )
+    return tuple(found)

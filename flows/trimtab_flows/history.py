@@ -12,11 +12,13 @@ from trimtab_flows.drift.signals import PREDICTION
 from trimtab_flows.windows import Window
 
 __all__ = [
+    "DECIDE",
     "MONITOR",
     "REPLAY",
     "Outcome",
     "RunLinks",
     "WindowRecord",
+    "decisions_of",
     "monitored_windows",
     "outcome_of",
     "replay_record",
@@ -25,6 +27,9 @@ __all__ = [
 
 #: Stage name of monitoring runs.
 MONITOR = "monitor"
+
+#: Stage name of decisions that were made apart from monitoring.
+DECIDE = "decide"
 
 #: Stage name of replays.
 REPLAY = "replay"
@@ -77,6 +82,15 @@ def monitored_windows(name: str) -> dict[str, Run]:
     runs = tracking.runs_of_stage(tracking.monitoring_experiment(name), MONITOR)
     newest = {run.data.tags["trimtab.window"]: run for run in runs}
     return dict(sorted(newest.items(), key=lambda item: Window.parse(item[0])))
+
+
+def decisions_of(name: str) -> list[Run]:
+    """The runs that hold a decision about a model, of the monitoring or made apart, oldest first.
+
+    A window that was monitored again counts with the newest of its monitoring runs.
+    """
+    apart = tracking.runs_of_stage(tracking.monitoring_experiment(name), DECIDE)
+    return sorted([*monitored_windows(name).values(), *apart], key=lambda run: run.info.start_time or 0)
 
 
 def versions(name: str) -> list[ModelVersion]:

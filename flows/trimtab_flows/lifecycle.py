@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
@@ -13,6 +12,7 @@ from trimtab_flows.history import monitored_windows, outcome_of
 from trimtab_flows.ingest import ingest
 from trimtab_flows.loading import LoadedRecipe, load_recipe
 from trimtab_flows.monitor import Monitored, monitor
+from trimtab_flows.policies import PolicyGiven
 from trimtab_flows.recipe import Recipe
 from trimtab_flows.retrain import retrain
 from trimtab_flows.score import score
@@ -40,7 +40,7 @@ def _run_name() -> str:
 
 @flow(name="lifecycle", flow_run_name=_run_name)
 def lifecycle(
-    recipe: str, as_of: datetime | None = None, policy: dict[str, Any] | None = None, retrain_timeout_s: int = 6 * 3600
+    recipe: str, as_of: datetime | None = None, policy: PolicyGiven = None, retrain_timeout_s: int = 6 * 3600
 ) -> list[str]:
     """Take a model through every window that has arrived and is not done yet.
 
@@ -51,7 +51,7 @@ def lifecycle(
     Args:
         recipe: ``module:attribute``.
         as_of: the moment to act at; now, when not given. Windows whose labels are not known by then are left.
-        policy: fields of the retraining policy that differ from the defaults.
+        policy: name of a policy block, or fields of the retraining policy that differ from the defaults.
         retrain_timeout_s: seconds to wait for a retraining.
 
     Returns:
@@ -76,12 +76,12 @@ def lifecycle(
         retrain(recipe, Window(first[0].start, first[-1].end).label, decision=BOOTSTRAP)
     done = []
     for window in rest:
-        if _take(loaded, window, policy or {}, retrain_timeout_s):
+        if _take(loaded, window, policy, retrain_timeout_s):
             done.append(window.label)
     return done
 
 
-def _take(loaded: LoadedRecipe, window: Window, policy: dict[str, Any], timeout_s: int) -> bool:
+def _take(loaded: LoadedRecipe, window: Window, policy: PolicyGiven, timeout_s: int) -> bool:
     """One window from its data to what came of its decision; False when that was done before."""
     name = loaded.recipe.name
     done = monitored_windows(name).get(window.label)

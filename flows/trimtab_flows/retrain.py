@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.events import emit_event
 from pydantic import BaseModel
 
 from trimtab_flows import tracking
+from trimtab_flows.automations import MODEL_TRAINED, resource_of
 from trimtab_flows.evaluate import evaluate
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.promote import promote
@@ -54,5 +56,10 @@ def retrain(
     api.set_model_version_tag(name, version, "trimtab.outcome", outcome)
     # Last: whoever waits for this decision looks for it, and then finds everything else in place.
     api.set_model_version_tag(name, version, "trimtab.decision", decision)
+    emit_event(
+        MODEL_TRAINED,
+        resource=resource_of(name),
+        payload={"version": trained.version, "outcome": outcome, "decision": decision, "windows": windows},
+    )
     get_run_logger().info("%s version %s %s: %s", name, version, outcome, evaluation.reason)
     return Retrained(model=name, version=trained.version, outcome=outcome, reason=evaluation.reason)

@@ -13,16 +13,25 @@ from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import FlowRunWaitTimeout
 from prefect.flow_runs import wait_for_flow_run
+from prefect.states import Cancelled
 
 from trimtab_flows.automations import RetrainRequested
 from trimtab_flows.history import Outcome, outcome_of
 
-__all__ = ["MAX_ATTEMPTS", "RetrainLost", "announce", "runs_of", "settle"]
+__all__ = ["MAX_ATTEMPTS", "RetrainLost", "announce", "cancel_waiting", "is_acted_on", "runs_of", "settle"]
 
 #: How often a decision is announced before a person has to look.
 MAX_ATTEMPTS = 3
@@ -82,6 +91,32 @@ def runs_of(decision: str) -> list[FlowRun]:
             flow_filter=FlowFilter(name=FlowFilterName(any_=["retrain"])), sort=FlowRunSort.EXPECTED_START_TIME_DESC
         )
     return [run for run in runs if run.parameters.get("decision") == decision]
+
+
+def is_acted_on(model: str, decision: str, verdict: str) -> bool:
+    """Whether a decision led to a retraining, or is about to: not if its runs were cancelled, as a later order does.
+
+    One to retrain now that has no run yet was announced a moment ago.
+    """
+    if outcome_of(model, decision) is not None:
+        return True
+    runs = runs_of(decision)
+    return any(run.state_type != StateType.CANCELLED for run in runs) if runs else verdict == "retrain"
+
+
+def cancel_waiting(model: str, why: str) -> list[FlowRun]:
+    """Cancel the retrain runs of a model that have not started; what runs goes on."""
+    waiting = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[model]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+    )
+    cancelled = []
+    with get_client(sync_client=True) as client:
+        flow = FlowFilter(name=FlowFilterName(any_=["retrain"]))
+        for run in client.read_flow_runs(flow_filter=flow, flow_run_filter=waiting):
+            if client.set_flow_run_state(run.id, Cancelled(message=why)).status == SetStateStatus.ACCEPT:
+                cancelled.append(run)
+    return cancelled
 
 
 def _appearing(request: RetrainRequested, known: set[UUID]) -> FlowRun:

@@ -19,7 +19,9 @@ from prefect.cache_policies import INPUTS, TASK_SOURCE
 from pydantic import BaseModel
 
 from trimtab_flows import runtime, tracking
+from trimtab_flows.drift.estimated import calibrate
 from trimtab_flows.drift.gate import standard_error
+from trimtab_flows.drift.reference import sample_rows
 from trimtab_flows.drift.signals import fit_reference
 from trimtab_flows.faults import RETRIES
 from trimtab_flows.ingest import FEATURES
@@ -31,10 +33,13 @@ from trimtab_flows.steps.fitting import Fitted, fit
 from trimtab_flows.steps.predictions import SCORE, scored_labels
 from trimtab_flows.windows import Window
 
-__all__ = ["REFERENCE", "Trained", "granted", "join_features", "train"]
+__all__ = ["CALIBRATION", "REFERENCE", "Trained", "granted", "join_features", "train"]
 
 #: Artifact of the training run that later windows are compared with.
 REFERENCE = "reference.json"
+
+#: Artifact that turns the model's scores into probabilities, where they are some.
+CALIBRATION = "calibration.json"
 
 
 class Trained(BaseModel, frozen=True):
@@ -158,6 +163,9 @@ def _log_fitted(run_id: str, recipe: Recipe, fitted: Fitted, manifest: Manifest)
     api = tracking.client()
     reference = fit_reference(split.training, recipe.inputs, fitted.predictions.get_column(SCORE).to_numpy())
     api.log_dict(run_id, json.loads(reference.to_json()), REFERENCE)
+    calibration = calibrate(held.labels, held.scores)
+    if calibration is not None:
+        api.log_dict(run_id, json.loads(calibration.to_json()), CALIBRATION)
     api.log_dict(run_id, json.loads(manifest.to_json()), "manifest.json")
     with mlflow.start_run(run_id=run_id):
         logged = tracking.flavor_module(recipe.flavor).log_model(
@@ -169,6 +177,8 @@ def _log_fitted(run_id: str, recipe: Recipe, fitted: Fitted, manifest: Manifest)
         )
     api.set_tag(run_id, "trimtab.model_id", logged.model_id)
     api.set_tag(run_id, "trimtab.cut", split.cut.isoformat())
+    kept = sample_rows(split.training, list(recipe.inputs))
+    api.set_tag(run_id, "trimtab.reference_rows", runtime.library().put(kept).digest)
     api.set_tag(run_id, "trimtab.holdout_predictions", runtime.library().put(fitted.predictions).digest)
 
 

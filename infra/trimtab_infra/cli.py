@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from trimtab_infra.act import commands as act
 from trimtab_infra.errors import TrimtabError, UserError
 from trimtab_infra.stack.stack import Stack
 
@@ -35,6 +36,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(act.automations, name="automations")
+app.add_typer(act.policy, name="policy")
+app.command("webhook")(act.webhook)
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 

@@ -18,7 +18,7 @@ from trimtab_work_pools.queue.gpu_rooms import Occupant, fleet_of, run_of
 from trimtab_work_pools.queue.workload import Fleet
 from trimtab_work_pools.resources import Inventory, Node
 
-__all__ = ["Advertisement", "AdvertisementError", "current", "fleet_from", "later"]
+__all__ = ["Advertisement", "AdvertisementError", "clash", "current", "fleet_from", "later"]
 
 _PLAIN = 4000
 """Characters up to which an advertisement is written as JSON that people can read; a Prefect variable holds 5,000."""
@@ -31,13 +31,16 @@ class AdvertisementError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Advertisement:
-    """`node` has nothing given away; `holdings` say what of it is. Times are seconds since the epoch."""
+    """`node` has nothing given away; `holdings` say what of it is. Times are seconds since the epoch. Workers that
+    share the claims of one machine have the same `host`.
+    """
 
     worker: str
     node: Node
     holdings: tuple[Holding, ...]
     expires_s: float
     draining: bool = False
+    host: str = ""
 
     def to_text(self) -> str:
         """JSON, packed if it is long. At most some 5,000 characters for 16 GPUs with 40 runs."""
@@ -67,6 +70,24 @@ def current(advertisements: Iterable[Advertisement], now_s: float) -> tuple[Adve
         if one.expires_s > now_s:
             latest[one.node.name] = one
     return tuple(latest[name] for name in sorted(latest))
+
+
+def clash(own: Advertisement, fleet: Iterable[Advertisement]) -> str:
+    """Why `own` cannot be told from another host's in the `fleet`, and what to do; "" if it can."""
+    for one in fleet:
+        if one.host in ("", own.host):
+            continue
+        if one.worker == own.worker:
+            return (
+                f"a worker named {own.worker!r} is on another host already (node {one.node.name!r}): give this one a"
+                " name of its own (--name), or wait 30 s if the other one has gone"
+            )
+        if one.node.name == own.node.name:
+            return (
+                f"worker {one.worker!r} on another host offers a node named {own.node.name!r} already: give this host's"
+                " node a name of its own (TRIMTAB_NODE_NAME), or wait 30 s if the other one has gone"
+            )
+    return ""
 
 
 def later(on_server: Mapping[str, Advertisement], heard: Mapping[str, Advertisement]) -> dict[str, Advertisement]:

@@ -6,188 +6,45 @@ window; it is told as a possible cause. A model past its maximum age is retraine
 one threshold and ends at a lower one (hysteresis), and after a decision to retrain there is a cooldown. A retraining
 that was not needed costs a training run, since the gate keeps a challenger out that is no better: so the default asks
 for one standard error, not for two.
+
+A policy that says what a point of the metric is worth decides by money instead: the gain that is to be expected of a
+model trained now (``gain.py``), over the policy's horizon, against what the retraining costs. Alarms are then told, and
+a loss that was seen counts for what fresh models have won back of such losses before.
+
+Orders of the business come before the figures: one to forbid or to postpone, then one to force. What is to be done is
+done at the first moment that the policy's calendar allows.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from trimtab_flows.drift.values import (
-    InvalidPolicy,
-    InvalidRecord,
-    from_plain,
-    must_be_number,
-    must_be_typed,
-    must_be_whole,
-    read_json,
-)
+from trimtab_flows.drift.evidence import Challenge, Evidence, Seen
+from trimtab_flows.drift.gain import Gain, expected_gain
+from trimtab_flows.drift.orders import Order, Standing, standing
+from trimtab_flows.drift.policy import Policy
+from trimtab_flows.drift.values import InvalidPolicy, InvalidRecord, from_plain, must_be_typed, read_json
 
-__all__ = ["Decision", "Evidence", "InvalidPolicy", "InvalidRecord", "Policy", "decide"]
+__all__ = [
+    "Challenge",
+    "Decision",
+    "Evidence",
+    "InvalidPolicy",
+    "InvalidRecord",
+    "Order",
+    "Policy",
+    "Seen",
+    "decide",
+]
 
 #: How many drifted inputs a reason names.
 _NAMED = 3
 
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that a decision about one window may look at. A figure that is NaN or infinite is kept as unknown, an
-    input with such a figure is left out.
-
-    Attributes:
-        window: label of the window.
-        labelled_rows: rows that performance was measured on.
-        metric: the deciding metric.
-        higher_is_better: its direction.
-        performance: of the champion in this window; None when unknown.
-        performance_se: its standard error, 0 if unknown.
-        reference_performance: of the champion on the rows held back from its training; None when unknown.
-        reference_se: its standard error, 0 if unknown.
-        input_psi: PSI by input column.
-        prediction_psi: PSI of the scores.
-        windows_since_retrain: since the last decision to retrain; None if there was none.
-        champion_age: windows since the champion's training data ended.
-        input_js: Jensen-Shannon divergence by input column.
-        prediction_js: Jensen-Shannon divergence of the scores.
-        ordinal: place of the window since the model's first, from 0; None when unknown.
-    """
-
-    window: str
-    labelled_rows: int
-    metric: str
-    higher_is_better: bool
-    performance: float | None
-    performance_se: float
-    reference_performance: float | None
-    reference_se: float
-    input_psi: tuple[tuple[str, float], ...]
-    prediction_psi: float
-    windows_since_retrain: int | None
-    champion_age: int
-    input_js: tuple[tuple[str, float], ...] = ()
-    prediction_js: float = 0.0
-    ordinal: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, unknown in (
-            ("performance", None),
-            ("reference_performance", None),
-            ("performance_se", 0.0),
-            ("reference_se", 0.0),
-            ("prediction_psi", 0.0),
-            ("prediction_js", 0.0),
-        ):
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                object.__setattr__(self, name, unknown)
-        for name in ("input_psi", "input_js"):
-            known = tuple((column, value) for column, value in getattr(self, name) if math.isfinite(value))
-            object.__setattr__(self, name, known)
-
-    def to_json(self) -> str:
-        """The evidence as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Evidence:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            InvalidRecord: it holds no evidence; the message names the field.
-        """
-        found = read_json(text, "evidence")
-        must_be_typed(cls, found, "evidence")
-        for name in ("input_psi", "input_js"):
-            if name in found:
-                found[name] = _pairs(name, found[name])
-        return from_plain(cls, found, "evidence", InvalidRecord)
-
-
-def _pairs(name: str, value: Any) -> tuple[tuple[str, float], ...]:
-    try:
-        return tuple((str(column), float(figure)) for column, figure in value)
-    except (TypeError, ValueError):
-        raise InvalidRecord(f"evidence: field {name} must list pairs of a column and a number") from None
-
-
-@dataclass(frozen=True)
-class Policy:
-    """When a model is retrained. Counted in windows of the recipe's cadence.
-
-    The defaults were chosen on one series, the monthly flights of 2013, and are reported on it too. Most of what they
-    gain there comes from ``max_age`` (mean AUC of five seeds .696 with 3 windows, .685 with 4, .676 never retrained),
-    and a gated calendar of March, June, September and December gains a little more (.699).
-
-    Attributes:
-        enter_loss: an alarm begins when performance is worse than the reference by this share of it ...
-        leave_loss: ... and ends when it is worse by less than this.
-        drifted_enter_loss: the share that begins an alarm when predictions have drifted too.
-        prediction_psi: PSI of the scores from which predictions count as drifted.
-        input_psi: PSI from which an input counts as drifted; only reported.
-        confidence_z: the loss must be at least so many standard errors (of both figures together) to begin an alarm.
-        cooldown: windows after a decision to retrain in which there is no other.
-        min_labelled_rows: fewer say nothing about performance.
-        max_age: windows after which a champion is retrained whatever it does, counted from the end of its data or from
-            the last decision to retrain, whichever is later. Three months, for a model that is looked at monthly; raise
-            it where windows are shorter. None: never for its age.
-
-    Raises:
-        InvalidPolicy: a value that is not allowed; the message names the field.
-    """
-
-    enter_loss: float = 0.03
-    leave_loss: float = 0.01
-    drifted_enter_loss: float = 0.02
-    prediction_psi: float = 0.1
-    input_psi: float = 0.25
-    confidence_z: float = 1.0
-    cooldown: int = 1
-    min_labelled_rows: int = 200
-    max_age: int | None = 3
-
-    def __post_init__(self) -> None:
-        for name in ("enter_loss", "leave_loss", "drifted_enter_loss", "prediction_psi", "input_psi", "confidence_z"):
-            must_be_number("policy", name, getattr(self, name))
-        must_be_whole("policy", "cooldown", self.cooldown, 0)
-        must_be_whole("policy", "min_labelled_rows", self.min_labelled_rows, 1)
-        if self.max_age is not None:
-            must_be_whole("policy", "max_age", self.max_age, 1)
-        if self.drifted_enter_loss > self.enter_loss:
-            raise InvalidPolicy(
-                f"policy: field drifted_enter_loss is {self.drifted_enter_loss}; it must not be above enter_loss "
-                f"({self.enter_loss}): drift lowers the bar"
-            )
-        if self.leave_loss > self.drifted_enter_loss:
-            raise InvalidPolicy(
-                f"policy: field leave_loss is {self.leave_loss}; it must not be above drifted_enter_loss "
-                f"({self.drifted_enter_loss}), or an alarm would end as it begins"
-            )
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> Policy:
-        """A policy from plain data; fields that are not given have their defaults.
-
-        Raises:
-            InvalidPolicy: an unknown field, or a value that is not allowed.
-        """
-        return from_plain(cls, mapping, "a policy", InvalidPolicy)
-
-    def to_json(self) -> str:
-        """The policy as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Policy:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            InvalidRecord: the text holds no object.
-            InvalidPolicy: it has an unknown field, or a value that is not allowed.
-        """
-        return cls.from_mapping(read_json(text, "policy"))
+Verdict = Literal["retrain", "later", "wait"]
 
 
 @dataclass(frozen=True)
@@ -196,23 +53,58 @@ class Decision:
 
     Attributes:
         window: label of the window.
-        verdict: ``retrain`` or ``wait``.
+        verdict: ``retrain`` (now), ``later`` (at ``at``) or ``wait`` (no).
         alarmed: whether performance is in alarm; the next window's decision starts from it.
         reasons: sentences with the figures that led here.
         champion_age: of the evidence. A later decision that sees a younger champion knows that it was replaced, and
             starts without an alarm.
+        at: when to retrain, in UTC; None unless the verdict is ``later``.
+        confidence: how likely the figures make it that this verdict is right, 0..1: 1 where a rule or an order
+            decided; None where nothing is known.
+        expected_gain: of retraining, in the metric's own units; positive is better; None when unknown.
+        expected_gain_money: what that is worth over the policy's horizon; None when unknown.
+        expected_cost_money: of retraining.
+        currency: of both.
+        priority: of the retrain run, as the queue counts it.
+        deadline: by when the run is wanted done, in UTC; None: no deadline.
+        labels: node labels that the run needs, each with the values allowed.
+        needs_approval: whether a person has to agree first.
+        tell: who is told.
+        policy: digest of the policy.
     """
 
     window: str
-    verdict: Literal["retrain", "wait"]
+    verdict: Verdict
     alarmed: bool
     reasons: tuple[str, ...]
     champion_age: int
+    at: str | None = None
+    confidence: float | None = None
+    expected_gain: float | None = None
+    expected_gain_money: float | None = None
+    expected_cost_money: float = 0.0
+    currency: str = "EUR"
+    priority: int = 0
+    deadline: str | None = None
+    labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    needs_approval: bool = False
+    tell: tuple[str, ...] = ()
+    policy: str = ""
 
     @property
     def retrain(self) -> bool:
-        """Whether the verdict is to retrain."""
+        """Whether the verdict is to retrain now."""
         return self.verdict == "retrain"
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        """What the retrain run asks for on top of its recipe, as the ``resources`` job variable has it."""
+        found: dict[str, Any] = {"priority": self.priority}
+        if self.deadline is not None:
+            found["deadline"] = self.deadline
+        if self.labels:
+            found["labels"] = {name: list(values) for name, values in self.labels}
+        return found
 
     def to_json(self) -> str:
         """The decision as JSON."""
@@ -226,13 +118,21 @@ class Decision:
             InvalidRecord: it holds no decision; the message names the field.
         """
         found = read_json(text, "decision")
-        if found.get("verdict") not in ("retrain", "wait"):
-            raise InvalidRecord(f"decision: field verdict is {found.get('verdict')!r}; it must be retrain or wait")
+        if found.get("verdict") not in ("retrain", "later", "wait"):
+            raise InvalidRecord(
+                f"decision: field verdict is {found.get('verdict')!r}; it must be retrain, later or wait"
+            )
         must_be_typed(cls, found, "decision")
-        reasons = found.get("reasons", [])
-        if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
-            raise InvalidRecord(f"decision: field reasons is {reasons!r}; it must be a list of texts")
-        return from_plain(cls, {**found, "reasons": tuple(reasons)}, "decision", InvalidRecord)
+        for name in ("reasons", "tell"):
+            texts = found.get(name, [])
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise InvalidRecord(f"decision: field {name} is {texts!r}; it must be a list of texts")
+            found[name] = tuple(texts)
+        try:
+            found["labels"] = tuple((str(name), tuple(values)) for name, values in found.get("labels", []))
+        except (TypeError, ValueError):
+            raise InvalidRecord("decision: field labels must list pairs of a label and the values allowed") from None
+        return from_plain(cls, found, "decision", InvalidRecord)
 
 
 def decide(evidence: Evidence, previous: Decision | None, policy: Policy) -> Decision:
@@ -247,32 +147,165 @@ def decide(evidence: Evidence, previous: Decision | None, policy: Policy) -> Dec
     before = previous is not None and previous.alarmed and not replaced
     alarmed, why = _alarm(evidence, before, policy)
     reasons = [why]
-    too_old = _too_old(evidence, policy)
-    if too_old:
-        reasons.append(
-            f"The champion's data ended {_windows(evidence.champion_age)} ago; the limit is {policy.max_age}."
-        )
-    since = evidence.windows_since_retrain
-    cooling = since is not None and since <= policy.cooldown
-    if (alarmed or too_old) and cooling:
-        reasons.append(
-            f"No retraining now: the last was decided {_windows(since)} ago, and the cooldown is {policy.cooldown}."
-        )
+    orders = standing(evidence.orders, evidence.moment, evidence.last_retrain)
+    weighed = _weigh(evidence, policy)
+    if weighed is not None:
+        reasons.append(weighed.said(policy))
+    asked_for = alarmed if weighed is None else weighed.pays
+    wanted = _wanted(evidence, policy, asked_for, orders, reasons)
     reasons += _drifted_inputs(evidence, policy)
-    retrain = (alarmed or too_old) and not cooling
-    return Decision(evidence.window, "retrain" if retrain else "wait", alarmed, tuple(reasons), evidence.champion_age)
+    verdict, at = _when(evidence, policy, orders, reasons) if wanted else ("wait", None)
+    start = at if verdict == "later" else evidence.moment
+    deadline = None
+    if verdict != "wait" and start is not None and policy.deadline_hours is not None:
+        deadline = start + timedelta(hours=policy.deadline_hours)
+    return Decision(
+        window=evidence.window,
+        verdict=verdict,
+        alarmed=alarmed,
+        reasons=tuple(reasons),
+        champion_age=evidence.champion_age,
+        at=_text(at),
+        confidence=None if weighed is None else weighed.confidence,
+        expected_gain=None if weighed is None else weighed.gain.mean,
+        expected_gain_money=None if weighed is None else weighed.money,
+        expected_cost_money=policy.cost,
+        currency=policy.currency,
+        priority=policy.priority_number,
+        deadline=_text(deadline),
+        labels=(("region", policy.regions),) if policy.regions else (),
+        needs_approval=policy.needs_approval,
+        tell=policy.tell,
+        policy=policy.digest,
+    )
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """What retraining now is expected to bring and to cost, in money."""
+
+    gain: Gain
+    money: float
+    cost: float
+    confidence: float
+
+    @property
+    def pays(self) -> bool:
+        return self.money > self.cost
+
+    def said(self, policy: Policy) -> str:
+        parts = ", ".join(f"{value / policy.point:+.2f} for {name}" for name, value in self.gain.parts if value)
+        learnt = f"{self.gain.learnt_from} retrainings" if self.gain.learnt_from != 1 else "1 retraining"
+        return (
+            f"A model trained now is expected to be {self.gain.mean / policy.point:+.2f} points better ({parts}; "
+            f"learnt from {learnt}): worth {self.money:,.2f} {policy.currency} in {policy.horizon_days:g} days, for "
+            f"{self.cost:,.2f} {policy.currency}. That {'pays' if self.pays else 'does not pay'}."
+        )
+
+
+def _weigh(evidence: Evidence, policy: Policy) -> _Weighed | None:
+    """Gain against cost; None where the policy does not say what a point is worth, or too little is known."""
+    if policy.value_per_point_day is None or evidence.labelled_rows < policy.min_labelled_rows:
+        return None
+    gain = expected_gain(evidence)
+    if gain is None:
+        return None
+    worth = policy.value_per_point_day * policy.horizon_days / policy.point
+    money = gain.mean * worth
+    likely = gain.above(policy.cost / worth) if worth else 0.0
+    return _Weighed(gain, money, policy.cost, likely if money > policy.cost else 1 - likely)
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat()
+
+
+def _wanted(evidence: Evidence, policy: Policy, asked_for: bool, orders: Standing, reasons: list[str]) -> bool:
+    """Whether to retrain at all, whatever the time; adds the reasons."""
+    if orders.force is not None:
+        reasons.append(f"Retraining is forced: there is {orders.force}.")
+        return True
+    too_old = _too_old(evidence, policy)
+    if too_old is not None:
+        reasons.append(too_old)
+    if not asked_for and too_old is None:
+        return False
+    held = [*_cooling(evidence, policy), *_few_new_rows(evidence, policy)]
+    reasons += held
+    return not held
+
+
+def _cooling(evidence: Evidence, policy: Policy) -> list[str]:
+    """A sentence if the last decision to retrain is too near."""
+    since = evidence.windows_since_retrain
+    if since is not None and since <= policy.cooldown:
+        return [
+            f"No retraining now: the last was decided {_windows(since)} ago, and the cooldown is {policy.cooldown}."
+        ]
+    now, last = evidence.moment, evidence.last_retrain
+    if now is None or last is None or now - last >= timedelta(days=policy.cooldown_days):
+        return []
+    return [f"No retraining now: the last was decided on {last:%Y-%m-%d}; cooldown_days is {policy.cooldown_days:g}."]
+
+
+def _few_new_rows(evidence: Evidence, policy: Policy) -> list[str]:
+    """A sentence if too few labelled rows have come since the champion's data ended; unknown is none."""
+    rows = evidence.new_labelled_rows or 0
+    if rows >= policy.min_new_labelled_rows:
+        return []
+    return [
+        f"No retraining now: {rows:,} labelled rows are new since the champion's data ended; "
+        f"{policy.min_new_labelled_rows:,} are needed."
+    ]
+
+
+def _when(evidence: Evidence, policy: Policy, orders: Standing, reasons: list[str]) -> tuple[Verdict, datetime | None]:
+    """Now, or the first moment that orders and calendar allow, or not at all; adds the reasons."""
+    now = evidence.moment
+    start = now
+    for order in filter(None, (orders.forbid, orders.postpone)):
+        if order.until is None:
+            reasons.append(f"No retraining: there is {order}.")
+            return "wait", None
+        until = datetime.fromisoformat(order.until)
+        start = until if start is None else max(start, until)
+        reasons.append(f"Not before {start:%Y-%m-%d %H:%M %Z}: there is {order}.")
+    calendar = policy.calendar
+    if not calendar.empty:
+        if start is None:
+            reasons.append("No retraining: the policy has a calendar, and the time of this decision is not known.")
+            return "wait", None
+        opens, held = calendar.next_start(start)
+        if opens is None:
+            reasons.append(f"No retraining: the policy allows no start within 400 days ({', '.join(held)}).")
+            return "wait", None
+        if opens > start:
+            reasons.append(f"Retraining starts at {opens:%Y-%m-%d %H:%M} UTC: before that is {', '.join(held)}.")
+        start = opens
+    if start is None or (now is not None and start <= now):
+        return "retrain", None
+    return "later", start
 
 
 def _windows(count: int | None) -> str:
     return "1 window" if count == 1 else f"{count} windows"
 
 
-def _too_old(evidence: Evidence, policy: Policy) -> bool:
-    """Whether age alone is a reason. A refused challenger is tried again after another such time, not each window."""
-    if policy.max_age is None:
-        return False
+def _too_old(evidence: Evidence, policy: Policy) -> str | None:
+    """A sentence if age alone is a reason. A refused challenger is tried again after another such time, not each
+    window."""
     since = evidence.windows_since_retrain
-    return min(evidence.champion_age, evidence.champion_age if since is None else since) >= policy.max_age
+    age = evidence.champion_age if since is None else min(evidence.champion_age, since)
+    if policy.max_age is not None and age >= policy.max_age:
+        return f"The champion's data ended {_windows(evidence.champion_age)} ago; the limit is {policy.max_age}."
+    days = evidence.champion_age_days
+    if policy.max_age_days is None or days is None:
+        return None
+    now, last = evidence.moment, evidence.last_retrain
+    tried = days if now is None or last is None else min(days, (now - last) / timedelta(days=1))
+    if tried < policy.max_age_days:
+        return None
+    return f"The champion's data ended {days:.0f} days ago; the limit is {policy.max_age_days:g}."
 
 
 def _drifted_inputs(evidence: Evidence, policy: Policy) -> list[str]:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-__all__ = ["PREDICTION", "InvalidReference", "Profile", "Reference", "count_rows", "fit_profile"]
+__all__ = [
+    "PREDICTION",
+    "SAMPLE",
+    "InvalidReference",
+    "Profile",
+    "Reference",
+    "as_numbers",
+    "as_text",
+    "count_rows",
+    "fit_profile",
+    "sample_rows",
+]
 
 #: Name that the model's scores are measured under.
 PREDICTION = "prediction"
@@ -21,6 +33,10 @@ _BINS = 10
 _CATEGORIES = 50
 
 _FORMAT = 1
+
+#: Rows that a classifier is trained on, of either side. More find smaller differences, which matter less: 5,000 tell an
+#: AUC of .52 from .5 (its standard error is about .006).
+SAMPLE = 5_000
 
 
 class InvalidReference(ValueError):
@@ -106,18 +122,26 @@ def _profile_from(fields: dict[str, Any]) -> Profile:
     )
 
 
+def sample_rows(frame: pl.DataFrame, columns: Sequence[str], rows: int = SAMPLE, seed: int = 0) -> pl.DataFrame:
+    """So many rows of some columns, drawn without replacement, in their order; all of them where there are fewer."""
+    if frame.height <= rows:
+        return frame.select(columns)
+    picked = np.sort(np.random.default_rng(seed).choice(frame.height, rows, replace=False))
+    return frame.select(columns)[picked]
+
+
 def fit_profile(name: str, column: pl.Series) -> Profile:
     """Choose bins for a column and count its rows.
 
     Quantities (numbers, dates, times, durations) get ten bins by quantile, fewer where many values are the same;
     everything else is a category, yes and no too. Of nested and binary values only their presence is profiled.
     """
-    numbers = _as_numbers(column)
+    numbers = as_numbers(column)
     if numbers is not None:
         edges = _edges(numbers)
         empty = Profile(name, edges, None, (0,) * (len(edges) + 3))
     else:
-        known = _as_text(column).drop_nulls().alias("value")
+        known = as_text(column).drop_nulls().alias("value")
         # Most frequent first; of equally frequent ones the first by name.
         common = known.value_counts(name="rows").top_k(_CATEGORIES, by=["rows", "value"], reverse=[False, True])
         categories = tuple(sorted(common.get_column("value")))
@@ -128,15 +152,15 @@ def fit_profile(name: str, column: pl.Series) -> Profile:
 def count_rows(column: pl.Series, profile: Profile) -> np.ndarray:
     """Rows of a column by the bins of a profile, shape (len(profile.counts),)."""
     if profile.edges is not None:
-        numbers = _as_numbers(column)
+        numbers = as_numbers(column)
         if numbers is None:
-            numbers = _as_text(column).cast(pl.Float64, strict=False).to_numpy()
+            numbers = as_text(column).cast(pl.Float64, strict=False).to_numpy()
         known = numbers.size - np.count_nonzero(np.isnan(numbers))
         # One pass for each of a dozen edges is six times faster than np.searchsorted for each row; NaN is never below.
         up_to = [np.count_nonzero(numbers <= edge) for edge in profile.edges]
         return np.array([*np.diff([0, *up_to, known]), 0, numbers.size - known])
     categories = profile.categories or ()
-    text = _as_text(column).alias("value")
+    text = as_text(column).alias("value")
     seen = text.drop_nulls().value_counts(name="rows")
     named = dict(seen.filter(pl.col("value").is_in(categories)).iter_rows())
     counts = [named.get(category, 0) for category in categories]
@@ -157,7 +181,7 @@ def _edges(numbers: np.ndarray) -> tuple[float, ...]:
     return tuple(float(edge) for edge in edges if np.isfinite(edge))
 
 
-def _as_numbers(column: pl.Series) -> np.ndarray | None:
+def as_numbers(column: pl.Series) -> np.ndarray | None:
     """A quantity as floats of shape (rows,), missing as NaN; None if the column is no quantity.
 
     Times are counted in microseconds, whatever unit they are stored in.
@@ -174,7 +198,7 @@ def _as_numbers(column: pl.Series) -> np.ndarray | None:
     return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
-def _as_text(column: pl.Series) -> pl.Series:
+def as_text(column: pl.Series) -> pl.Series:
     """A column as the names of its categories, null where it has no value."""
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
         present = column.is_not_null()

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from datetime import date, datetime
 from typing import Any, TypeVar
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "InvalidRecord",
     "from_plain",
     "must_be_number",
+    "must_be_text",
+    "must_be_texts",
     "must_be_typed",
     "must_be_whole",
     "read_json",
+    "read_moment",
 ]
 
 Value = TypeVar("Value")
@@ -29,6 +33,7 @@ Value = TypeVar("Value")
 #: What JSON may hold for a field, by the field's annotation: in words, and as types. True is no number here.
 _PLAIN: dict[str, tuple[str, tuple[type, ...]]] = {
     "str": ("a text", (str,)),
+    "str | None": ("a text or null", (str, type(None))),
     "bool": ("true or false", (bool,)),
     "int": ("a whole number", (int,)),
     "int | None": ("a whole number or null", (int, type(None))),
@@ -114,3 +119,46 @@ def must_be_whole(owner: str, name: str, value: object, low: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise InvalidPolicy(f"{owner}: field {name} is {value!r}; it must be a whole number, {low} or more")
+
+
+def must_be_text(owner: str, name: str, value: object, *, empty: bool = False) -> None:
+    """Refuse a policy whose field is no text, or an empty one.
+
+    Raises:
+        InvalidPolicy: it is none.
+    """
+    if not isinstance(value, str) or (not empty and not value.strip()):
+        raise InvalidPolicy(f"{owner}: field {name} is {value!r}; it must be a text{'' if empty else ', not empty'}")
+
+
+def must_be_texts(owner: str, name: str, value: object) -> tuple[str, ...]:
+    """A list of texts as a tuple.
+
+    Raises:
+        InvalidPolicy: it is none, or one of them is empty or there twice.
+    """
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise InvalidPolicy(f"{owner}: field {name} is {value!r}; it must be a list of texts")
+    for text in value:
+        must_be_text(owner, f"{name} (each of the list)", text)
+    if len(set(value)) < len(value):
+        raise InvalidPolicy(f"{owner}: field {name} is {value!r}; a text is there twice")
+    return tuple(value)
+
+
+def read_moment(owner: str, name: str, value: object, error: type[ValueError]) -> datetime:
+    """A date or time from plain data (TOML and YAML have values for them, JSON has texts); a date is its first moment.
+
+    Raises:
+        error: it is none.
+    """
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day)
+    try:
+        return datetime.fromisoformat(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise error(
+            f'{owner}: field {name} is {value!r}; it must be a date or a time, like "2026-11-27" or "2026-11-27T18:00"'
+        ) from None

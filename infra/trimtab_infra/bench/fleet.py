@@ -32,6 +32,8 @@ from rich.console import Console
 
 from trimtab_infra.bench import fleet_flow
 from trimtab_infra.bench.fleet_parts import Proxy, Server, Worker, postgres, read_stretches, violations
+from trimtab_infra.bench.fleet_plan import Asked, planned_empty_s
+from trimtab_work_pools.advertise import Advertisement
 from trimtab_work_pools.worker import GpuProcessWorker
 
 __all__ = ["fleet"]
@@ -54,13 +56,18 @@ _STARTED_BY_S, _IDLE_S = 90.0, 20.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """`empty_s`: from the first run to the end of the last; `bound_s`: the least that any planner could need."""
+    """`empty_s`: from the first run to the end of the last; `planned_s`: the same of the pure plan, without servers and
+    processes; `bound_s`: the least that any planner could need. `claims_lost`: that a worker proposed and did not get.
+    `restarts`: stretches of runs that did not come to their end.
+    """
 
     runs: int
     violations: list[str]
     left: list[str]
     empty_s: float
+    planned_s: float
     bound_s: float
+    claims_lost: int
     idle_requests_per_min: float
     busy_requests_per_min: float
     faults: dict[str, int]
@@ -97,7 +104,7 @@ def _measure(folder: Path, runs: int, seed: int, within_s: float, driver: Path, 
         client.create_work_pool(WorkPoolCreate(name="fleet", type="gpu-process", base_job_template=template))
         with _workers(folder, server, driver) as (workers, drivers):
             console.print(f"{len(workers)} workers start ...")
-            _await_fleet(client, len(workers))
+            advertised = _await_fleet(client, len(workers))
             before = [worker.proxy.requests for worker in workers]
             time.sleep(_IDLE_S)  # measured: what a worker asks when there is nothing to do
             idle = [worker.proxy.requests - count for worker, count in zip(workers, before, strict=True)]
@@ -107,11 +114,11 @@ def _measure(folder: Path, runs: int, seed: int, within_s: float, driver: Path, 
             asked, bound_s = _ask(client, folder, records, runs, rng, shaker)
             console.print(f"{runs} runs asked for in {time.time() - began_s:.1f} s ...")
             before = [worker.proxy.requests for worker in workers]
-            final = _await_runs(client, asked, within_s, console, shaker)
+            final = _await_runs(client, [one.run_id for one in asked], within_s, console, shaker)
             took_s = time.time() - began_s
             busy = [worker.proxy.requests - count for worker, count in zip(workers, before, strict=True)]
     stretches = read_stretches(records)
-    wrong = violations(stretches, set(asked))
+    wrong = violations(stretches, {one.run_id for one in asked})
     left = [f"run {run.id} is {run.state_name}" for run in final if run.state_type is not StateType.COMPLETED]
     empty_s = max((one.to_s for one in stretches), default=began_s) - began_s
     return Outcome(
@@ -119,7 +126,9 @@ def _measure(folder: Path, runs: int, seed: int, within_s: float, driver: Path, 
         wrong,
         left,
         round(empty_s, 1),
+        round(planned_empty_s(advertised, asked), 1),
         round(bound_s, 1),
+        sum(path.read_text().count("Aborted submission of flow run") for path in folder.glob("worker-*.log")),
         round(statistics.median(idle) / _IDLE_S * 60, 1),
         round(statistics.median(busy) / took_s * 60, 1),
         shaker.counts if shaker else {},
@@ -178,20 +187,21 @@ def _workers(folder: Path, server: Server, driver: Path) -> Iterator[tuple[list[
             worker.await_end(30)
 
 
-def _await_fleet(client: SyncPrefectClient, count: int) -> None:
+def _await_fleet(client: SyncPrefectClient, count: int) -> list[Advertisement]:
     end = time.monotonic() + _STARTED_BY_S
     while time.monotonic() < end:
         body = {"variables": {"tags": {"all_": ["trimtab-fleet:fleet"]}}, "limit": 200}
-        if len(client._client.post("/variables/filter", json=body).json()) >= count:
-            return
+        found = client._client.post("/variables/filter", json=body).json()
+        if len(found) >= count:
+            return [Advertisement.from_text(row["value"], row["name"]) for row in found]
         time.sleep(0.5)
     raise RuntimeError(f"{count} workers were not advertised within {_STARTED_BY_S:g} s")
 
 
 def _ask(
     client: SyncPrefectClient, folder: Path, records: Path, runs: int, rng: random.Random, shaker: _Shaker | None
-) -> tuple[list[str], float]:
-    """Ids of the runs, and the time they take at least on these GPUs; with faults they are longer, to be hit."""
+) -> tuple[list[Asked], float]:
+    """The runs, and the time they take at least on these GPUs; with faults they are longer, to be hit."""
     longer = 1.0 if shaker is None else 4.0
     flow_id = client.create_flow_from_name("recorded")
     deployments = []
@@ -205,14 +215,14 @@ def _ask(
                 job_variables={"resources": resources, "working_dir": str(folder)},
             )
         )
-    asked, gpu_s = [], 0.0
+    asked, gpu_s = list[Asked](), 0.0
     for number in rng.choices(range(len(_DEMANDS)), [often for _, often in _DEMANDS], k=runs):
         resources, seconds = _DEMANDS[number][0], longer * rng.choice(_SECONDS)
         width = resources.get("gpus", resources.get("gpu_share", 0))
         gpu_s += width * seconds
         parameters = {"folder": str(records), "seconds": seconds, "share": resources.get("gpu_share", 1.0)}
         run = client.create_flow_run_from_deployment(deployments[number], parameters=parameters, state=Scheduled())
-        asked.append(str(run.id))
+        asked.append(Asked(str(run.id), resources, time.time(), seconds))
         if shaker is not None:
             shaker.shake()
     return asked, max(longer * max(_SECONDS), gpu_s / sum(gpus for gpus, _ in _NODES))

@@ -60,7 +60,7 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A Prefect server that can be killed and started again at the same address."""
+    """A Prefect server that can be killed and started again at the same address; on SQLite without a `database`."""
 
     folder: Path
     database: str
@@ -72,10 +72,12 @@ class Server:
         """Of the server and, but for the proxies, of its clients."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TRIMTAB_"))}
         own.pop("PYTHONDONTWRITEBYTECODE", None)
-        return own | {
+        database = {"PREFECT_API_DATABASE_CONNECTION_URL": self.database} if self.database else {}
+        return {
+            **own,
+            **database,
             "PREFECT_HOME": str(self.folder / "home"),
             "PREFECT_API_URL": f"http://{HOST}:{self.port}/api",
-            "PREFECT_API_DATABASE_CONNECTION_URL": self.database,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         }
 

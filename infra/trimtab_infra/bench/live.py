@@ -1,15 +1,15 @@
 """`trimtab bench live`: from "scheduled" to the first line of the flow, Prefect's process worker against gpu-process.
 
-All workers talk to one real server, which the benchmark starts, and take turns; a run is asked for when the one before
-has been seen. With `--ahead N`, N runs that can never start stand in line before the measured ones. For the stock
-worker, which has no notion of what fits, those are N runs that wait for a GPU that never comes, four at once.
+All workers talk to one real server (on PostgreSQL), which the benchmark starts, and take turns; a run is asked for
+when the one before has been seen. With `--ahead N`, N runs that can never start stand in line before the measured
+ones. For the stock worker, which has no notion of what fits, those are N runs that wait for a GPU that never comes,
+four at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -33,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trimtab_infra.bench import live_flow
-from trimtab_infra.stack.ports import HOST, choose
+from trimtab_infra.bench.fleet_parts import Server, postgres
 
 __all__ = ["live"]
 
@@ -55,6 +54,7 @@ def live(
     ahead: Annotated[
         int, typer.Option(min=0, help="Runs that can never start, queued ahead; 0 leaves that out.")
     ] = 500,
+    sqlite: Annotated[bool, typer.Option("--sqlite", help="On Prefect's default database, not on PostgreSQL.")] = False,
 ) -> None:
     """Measure the time from scheduled to the first line of a flow; the last line of output is JSON, in seconds."""
     modes = [
@@ -69,52 +69,34 @@ def live(
         ]
     console = Console(stderr=True)
     found: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="trimtab-live-") as folder, _server(Path(folder), console) as env:
-        # Not from its place in the package: what lies beside it would be imported too, or in place of other modules.
-        shutil.copy(live_flow.__file__, folder)
-        for mode in modes:
-            console.print(f"{mode.name} ...")
-            found[mode.name] = _measure(mode, env, Path(folder), runs)
-    _show(found, runs)
+    console.print("starting a Prefect server ...")
+    try:
+        with tempfile.TemporaryDirectory(prefix="trimtab-live-") as folder, _server(Path(folder), sqlite) as env:
+            # Not from its place in the package: what lies beside it would be imported too, and in place of others.
+            shutil.copy(live_flow.__file__, folder)
+            for mode in modes:
+                console.print(f"{mode.name} ...")
+                found[mode.name] = _measure(mode, env, Path(folder), runs)
+    except FileNotFoundError as error:
+        typer.echo(f"bench live: {error}; install it, or say --sqlite", err=True)
+        raise typer.Exit(2) from None
+    except RuntimeError as error:
+        typer.echo(f"bench live: {error}", err=True)
+        raise typer.Exit(1) from None
+    _show(found, runs, "SQLite" if sqlite else "PostgreSQL")
 
 
 @contextlib.contextmanager
-def _server(folder: Path, console: Console) -> Iterator[dict[str, str]]:
+def _server(folder: Path, sqlite: bool) -> Iterator[dict[str, str]]:
     """A fresh Prefect server; the environment of its clients."""
-    port = choose({"prefect": 4300}, {}, {})["prefect"]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    own.pop("PYTHONDONTWRITEBYTECODE", None)
-    env = own | {
-        "PREFECT_HOME": str(folder / "home"),
-        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "TRIMTAB_HOST_DIR": str(folder / "host"),
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    console.print("starting a Prefect server ...")
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        end = time.monotonic() + 120
-        while not _healthy(env["PREFECT_API_URL"]):
-            if server.poll() is not None or time.monotonic() > end:
-                raise typer.Exit(_said(f"the server did not start: {(folder / 'server.log').read_text()[-400:]}"))
-            time.sleep(0.3)
-        yield env
-    finally:
-        _stop(server)
-
-
-def _healthy(api: str) -> bool:
-    try:
-        return httpx.get(f"{api}/health", timeout=2).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
-
-
-def _said(text: str) -> int:
-    typer.echo(f"bench live: {text}", err=True)
-    return 1
+    database = contextlib.nullcontext("") if sqlite else postgres(folder)
+    with database as address:
+        server = Server(folder, address)
+        server.start()
+        try:
+            yield server.environment | {"TRIMTAB_HOST_DIR": str(folder / "host")}
+        finally:
+            server.stop()
 
 
 def _measure(mode: Mode, env: dict[str, str], folder: Path, runs: int) -> list[float]:
@@ -183,8 +165,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _show(found: dict[str, list[float]], runs: int) -> None:
-    table = Table(title=f"scheduled -> first line of the flow (s), {runs} runs each")
+def _show(found: dict[str, list[float]], runs: int, database: str) -> None:
+    table = Table(title=f"scheduled -> first line of the flow (s), {runs} runs each, {database}")
     for column in ("worker", "p50", "p95", "least", "most"):
         table.add_column(column, justify="left" if column == "worker" else "right")
     figures: dict[str, Any] = {}
@@ -201,7 +183,7 @@ def _show(found: dict[str, list[float]], runs: int) -> None:
         "ratio_p50": _ratio(found["stock"], found["trimtab"]),
         "ratio_p50_poll1": _ratio(found["stock, poll 1 s"], found["trimtab"]),
     }
-    typer.echo(json.dumps(ratios | {"seconds": figures}))
+    typer.echo(json.dumps(ratios | {"database": database, "seconds": figures}))
 
 
 def _ratio(theirs: list[float], ours: list[float]) -> float | None:

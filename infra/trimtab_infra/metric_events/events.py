@@ -26,12 +26,13 @@ _MONITORING = "-monitoring"
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What MLflow knows of a run; ``experiment`` is a name."""
+    """What MLflow knows of a run; ``experiment`` is a name, ``stage`` the flow of ours that made it, if one did."""
 
     run_id: str
     experiment: str
     name: str = ""
     model: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def _resource(run: RunInfo, point: Point) -> dict[str, str]:
         "prefect.resource.id": f"trimtab.model.{run.model}",
         "prefect.resource.name": run.model,
         "trimtab.metric": point.key,
+        # Always there, or a trigger could not say "not monitor": Prefect matches no label that is missing.
+        "trimtab.stage": run.stage or "none",
     }
 
 

@@ -106,7 +106,9 @@ class MlflowReading:
 
     def _info(self, run: Run) -> RunInfo:
         experiment = self._experiment(run.info.experiment_id)
-        return RunInfo(run.info.run_id, experiment, run.info.run_name or "", model_of(experiment, run.data.tags))
+        tags = run.data.tags
+        stage = tags.get("trimtab.stage", "")
+        return RunInfo(run.info.run_id, experiment, run.info.run_name or "", model_of(experiment, tags), stage)
 
     def _experiment(self, experiment_id: str) -> str:
         if experiment_id not in self._experiments:

@@ -296,7 +296,7 @@ def test_a_bad_policy_is_refused_by_field(fields: dict[str, object], said: str):
         (Evidence, "[]", "this is no evidence: it is a list"),
         (Evidence, '{"window": "2024-05"}', "evidence lacks the field labelled_rows"),
         (Evidence, '{"input_psi": [1]}', "field input_psi must list pairs"),
-        (Decision, '{"window": "2024-05"}', "field verdict is None; it must be retrain or wait"),
+        (Decision, '{"window": "2024-05"}', "field verdict is None; it must be retrain, later or wait"),
         (Decision, '{"verdict": "wait", "alarm": 1}', "decision has no field alarm"),
         (Evidence, '{"performance": "good"}', "field performance is 'good'; it must be a number or null"),
         (Evidence, '{"performance_se": null}', "field performance_se is None; it must be a number"),

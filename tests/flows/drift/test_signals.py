@@ -53,7 +53,13 @@ def test_signals_come_for_every_input_and_for_the_scores_in_order():
     frame = pl.DataFrame({"b": [1.0, 2.0], "a": ["x", "y"], "unused": [0, 0]})
     found = measure(fit_reference(frame, ["b", "a"], np.array([0.1, 0.2])), frame, np.array([0.1, 0.2]))
     assert [(signal.kind, signal.column) for signal in found] == [
-        (kind, column) for kind in ("js", "psi") for column in ("a", "b", PREDICTION)
+        ("gone", "a"),
+        *(("js", column) for column in ("a", "b", PREDICTION)),
+        ("missing", "a"),
+        ("missing", "b"),
+        *(("psi", column) for column in ("a", "b", PREDICTION)),
+        ("unseen", "a"),
+        ("unseen", "b"),
     ]
     assert all(signal.value == 0 for signal in found)
 
@@ -110,6 +116,36 @@ def test_null_and_nan_are_both_missing():
     assert drift(reference, pl.Series([1.0, 2.0, float("nan"), None])).value == 0
 
 
+def kinds(before: pl.Series, now: pl.Series) -> dict[str, float]:
+    reference = fit_reference(pl.DataFrame({"x": before}), ["x"], NOTHING)
+    found = measure(reference, pl.DataFrame({"x": now}), NOTHING)
+    return {signal.kind: signal.value for signal in found if signal.column == "x" and signal.kind not in ("psi", "js")}
+
+
+def test_what_changed_in_an_input_is_told_in_shares():
+    before = pl.Series(["a", "b", "c", None] * 100)
+    now = pl.Series(["a", "new", "a", "b", None, None, None, None] * 10)
+    assert kinds(before, before) == {"missing": 0, "unseen": 0, "gone": 0}
+    assert kinds(before, now) == pytest.approx({"missing": 0.25, "unseen": 1 / 8, "gone": 0.25})
+
+
+def test_values_out_of_the_range_of_a_quantity_are_unseen():
+    before = pl.Series(np.linspace(0, 1, 1000))
+    assert kinds(before, pl.Series([0.5, -1.0, 2.0, 0.1])) == {"missing": 0, "unseen": 0.5}
+    assert kinds(before, pl.Series([None, None], dtype=pl.Float64)) == {"missing": 1, "unseen": 0}
+    nothing = pl.Series([None] * 10, dtype=pl.Float64)
+    assert kinds(nothing, pl.Series([1.0, None])) == {"missing": 0.5, "unseen": 0.5}
+
+
+def test_chance_is_told_beside_what_changed():
+    reference = fit_reference(pl.DataFrame({"x": [f"v{n % 40}" for n in range(4000)]}), ["x"], NOTHING)
+    found = [
+        of(measure(reference, pl.DataFrame({"x": [f"v{n}" for n in drawn]}), NOTHING), "x", "gone")
+        for drawn in np.random.default_rng(0).integers(0, 40, (200, 60))
+    ]
+    assert np.mean([signal.value for signal in found]) == pytest.approx(found[0].by_chance, rel=0.1)
+
+
 COLUMNS = {
     "float": pl.Series([0.5, 1.5, 2.5, 3.5] * 5),
     "infinite": pl.Series([1.0, math.inf, -math.inf, 2.0] * 5),
@@ -147,6 +183,7 @@ def test_every_kind_of_column_against_every_other_is_finite(before: str):
             assert 0 <= signal.value < math.inf, now
             assert 0 <= signal.by_chance < math.inf, now
             assert signal.kind == "psi" or signal.value <= 1, now
+            assert signal.kind not in ("missing", "unseen", "gone") or signal.by_chance <= 1, now
             if before == now or signal.column == PREDICTION:
                 assert signal.value == 0, now
 
@@ -217,7 +254,8 @@ def split(rows: list[tuple]) -> tuple[pl.DataFrame, np.ndarray]:
 def test_a_frame_does_not_drift_from_itself(rows: list[tuple]):
     frame, scores = split(rows)
     found = measure(fit_reference(frame, frame.columns, scores), frame, scores)
-    assert len(found) == 2 * (frame.width + 1)
+    assert len([signal for signal in found if signal.kind in ("psi", "js")]) == 2 * (frame.width + 1)
+    # Fifty categories are kept by name, and here are fewer: nothing is unseen, and nothing gone.
     assert all(signal.value == 0 for signal in found)
 
 
@@ -305,5 +343,5 @@ def test_a_million_rows_of_twenty_columns_against_as_many():
     found = measure(fit_reference(frame, frame.columns, scores), frame, scores)
     took_s = time.process_time() - started
     print(f"reference and signals of {rows:,} rows x {frame.width}: {took_s:.2f} s")
-    assert len(found) == 2 * 21
+    assert len([signal for signal in found if signal.kind in ("psi", "js")]) == 2 * 21
     assert took_s < 5

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Pool:
     name: str
     folder: Path
     env: dict[str, str]
+    type: str = "gpu-process"
     workers: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def deploy(self, name: str, flow: str = "recorded_flow.py:recorded", **resources: Any) -> Any:
@@ -61,13 +62,20 @@ class Pool:
         made = self.client.create_flow_run_from_deployment(deployment, parameters=parameters, state=Scheduled(), **more)
         return str(made.id)
 
-    def worker(self, node: str, more: dict[str, str] | None = None, **env: Any) -> subprocess.Popen[str]:
+    def worker(
+        self,
+        node: str,
+        more: dict[str, str] | None = None,
+        program: Sequence[str] = ("-m", "prefect"),
+        name: str = "",
+        **env: Any,
+    ) -> subprocess.Popen[str]:
         """Starts a worker on a node of its own, with devices and claims of its own; `TRIMTAB_...` by keyword."""
         folder = self.folder / f"host-{node}"
         settings = {f"TRIMTAB_{name.upper()}": str(value) for name, value in env.items()}
         settings = {"TRIMTAB_NODE_NAME": node, "TRIMTAB_HOST_DIR": str(folder), **settings, **(more or {})}
-        command = [str(Path(sys.executable).parent / "prefect"), "worker", "start"]
-        command += ["--pool", self.name, "--type", "gpu-process", "--name", f"{node}-{len(self.workers)}"]
+        command = [sys.executable, *program, "worker", "start", "--pool", self.name]
+        command += ["--type", self.type, "--name", name or f"{node}-{len(self.workers)}"]
         log = (self.folder / f"worker-{node}-{len(self.workers)}.log").open("w")
         started = subprocess.Popen(
             command, env={**self.env, **settings}, stdout=log, stderr=subprocess.STDOUT, text=True, cwd=self.folder

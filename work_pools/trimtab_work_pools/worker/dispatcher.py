@@ -26,6 +26,7 @@ from trimtab_work_pools.diagnosis import Cause
 from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.lost import superseded
 from trimtab_work_pools.resources import CapacityError, Node, Placement
+from trimtab_work_pools.worker.admission import NotAdmitted, admit
 from trimtab_work_pools.worker.affinity import bind
 from trimtab_work_pools.worker.aftermath import Aftermath, largest_of
 from trimtab_work_pools.worker.announce import announce
@@ -61,6 +62,7 @@ class Dispatcher:
         self.stopping = Stopping()
         self._worker, self._pool = worker, pool
         self._server = str(client.api_url)
+        self._client = client
         self._control = ControlPlane(client, pool)
         self._telling = Telling(self._control, client, pool)
         self._planning = Planning(worker, pool, self._control, queues)
@@ -82,6 +84,15 @@ class Dispatcher:
         self._logger = get_logger("trimtab.worker")
 
     # --- starting and stopping ---
+
+    async def join(self, worker_type: str) -> None:
+        """Raises NotAdmitted if this worker cannot join the pool."""
+        if not self._claims.take_name(self._worker, self._pool, self._server):
+            raise NotAdmitted(
+                f"a worker named {self._worker!r} of this pool runs on this host already: give this one another --name"
+            )
+        own = self._advertisement(await self._ledger())
+        await admit(self._client, self._control, self._pool, worker_type, own)
 
     async def take_over(self) -> None:
         """Adopts runs that an earlier worker on this host left running, and sends back those whose process has gone."""
@@ -348,7 +359,7 @@ class Dispatcher:
 
     def _advertisement(self, ledger: Ledger) -> Advertisement:
         expires_s = self._now_s() + _ADVERTISED_S
-        return Advertisement(self._worker, ledger.node, ledger.holdings, expires_s, self._draining)
+        return Advertisement(self._worker, ledger.node, ledger.holdings, expires_s, self._draining, self._claims.host)
 
     # --- this host ---
 

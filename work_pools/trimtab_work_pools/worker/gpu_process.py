@@ -20,17 +20,19 @@ from prefect.workers.process import (
 )
 from pydantic import Field
 
+from trimtab_work_pools.inventory.host import LabelError
 from trimtab_work_pools.launchers.errors import LaunchError, ParentUnfit
 from trimtab_work_pools.launchers.forking import ForkLauncher
 from trimtab_work_pools.queue.workload import WorkloadError
 from trimtab_work_pools.resources import CapacityError
+from trimtab_work_pools.worker.admission import NotAdmitted, not_started
 from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.drain import Drain
 from trimtab_work_pools.worker.forked import run_forked
 from trimtab_work_pools.worker.picking import GANG
 from trimtab_work_pools.worker.prefect_hooks import Entry
 from trimtab_work_pools.worker.resources_form import Resources
-from trimtab_work_pools.worker.this_node import NodeSettings
+from trimtab_work_pools.worker.this_node import NodeSettings, SettingError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import WorkerFlowRunResponse
@@ -74,10 +76,15 @@ class GpuProcessWorker(ProcessWorker):
         return template
 
     async def setup(self) -> None:
-        NodeSettings.from_environment(os.environ)  # a wrong setting is said before anything is started
+        try:
+            NodeSettings.from_environment(os.environ)  # a wrong setting is said before anything is started
+            await super().setup()
+            self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues))
+            await self._dispatcher.join(self.type)
+        except (SettingError, LabelError, NotAdmitted) as error:
+            not_started(str(error))
+            raise
         self._launcher = await self._open_launcher()
-        await super().setup()
-        self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues))
         await self._dispatcher.take_over()
         self._drain = Drain(self._dispatcher, self._logger)
         self._drain.watch_signals()

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from pathlib import Path
 
 import psutil
@@ -71,6 +74,26 @@ class HostClaims:
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory or default_directory()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._name: TextIOWrapper | None = None
+
+    @property
+    def host(self) -> str:
+        """The same for all who share these claims until the machine is started again, and for nobody else."""
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        machine = boot.read_text() if boot.exists() else socket.gethostname()
+        return hashlib.sha256(f"{machine}{self.directory.resolve()}".encode()).hexdigest()[:12]
+
+    def take_name(self, worker: str, pool: str, server: str) -> bool:
+        """Whether no other worker of this host has that name; it is this process's then, until it ends."""
+        digest = hashlib.sha256(f"{server} {pool} {worker}".encode()).hexdigest()[:16]
+        name = (self.directory / f"worker-{digest}.lock").open("w")
+        try:
+            fcntl.flock(name, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            name.close()
+            return False
+        self._name = name
+        return True
 
     def acquire(self, claim: HostClaim) -> bool:
         """Enters the claim, unless a device of it is held by others or the run is claimed already."""

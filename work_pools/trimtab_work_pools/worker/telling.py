@@ -14,7 +14,7 @@ from trimtab_work_pools.worker.picking import BAD_DEMAND
 
 __all__ = ["Telling"]
 
-_AT_ONCE = 25
+_AT_ONCE = 100
 """Runs that are told why they wait in one round: each costs two calls."""
 _AGAIN_S = 20.0
 

@@ -1,0 +1,163 @@
+"""How much better a model trained now would be than the champion: learnt from what retraining gave before.
+
+Three things make a fresh model better: more rows (a learning curve: each doubling is worth about the same), newer rows
+(the world moves on), and a loss that has been seen (a change that a fresh model can learn, unless the window is only
+harder). How much each is worth differs between models: on some none of them is worth anything. So each has a weight
+with a prior, and every retraining that was measured at the gate, promoted or not, moves the weights (Bayesian linear
+regression; Bishop, Pattern Recognition and Machine Learning, 2006, section 3.3). A refused challenger thus teaches
+that retraining is worth less than thought. One that was refused by the champion now in service says more: what it
+gained more or less than the line says is a trait of this champion, and it stays until there is another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trimtab_flows.drift.evidence import Challenge, Evidence
+
+__all__ = ["NAMES", "Gain", "expected_gain", "observed_loss"]
+
+#: What the parts of a gain come from.
+NAMES = ("more rows", "newer rows", "the loss seen", "challengers that this champion beat")
+
+#: Prior mean and standard deviation of the weights: of a doubling of the rows and of four weeks of age, as a share of
+#: the champion's performance; of the loss seen, the share of it that a fresh model wins back.
+_PRIOR_MEAN = np.array([0.015, 0.005, 0.4])
+_PRIOR_SD = np.array([0.015, 0.01, 0.3])
+
+#: By how much champions differ from the line, as a share of their performance, beyond the gains' standard errors.
+_MISFIT = 0.006
+
+#: A performance as near to 0 as this gives no scale to measure gains by.
+_LEAST = 1e-9
+
+#: A stretch of age that counts as 1.
+_DAYS = 28.0
+
+#: Windows whose loss is averaged; of older ones the champion's work says little about now.
+_RECENT = 3
+
+
+@dataclass(frozen=True)
+class Gain:
+    """An expected gain in the metric's own units, positive is better; its standard deviation; where it comes from."""
+
+    mean: float
+    sd: float
+    parts: tuple[tuple[str, float], ...]
+    learnt_from: int
+
+    @property
+    def positive(self) -> float:
+        """Mean of the gain that reaches service: the gate keeps a challenger out that is no better.
+
+        E[max(gain, 0)] of a normal distribution.
+        """
+        if self.sd <= 0:
+            return max(self.mean, 0.0)
+        z = self.mean / self.sd
+        return self.mean * _below(z) + self.sd * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+    def above(self, gain: float) -> float:
+        """Probability that it is more than this, 0..1."""
+        if self.sd <= 0:
+            return float(self.mean > gain)
+        return _below((self.mean - gain) / self.sd)
+
+
+def _below(z: float) -> float:
+    return (1 + math.erf(z / math.sqrt(2))) / 2
+
+
+def observed_loss(evidence: Evidence) -> float:
+    """By how much the champion does worse than was seen when it was made, in the metric's own units; 0 if it does not.
+
+    The mean over the last windows with this champion, less one standard error of the comparison: a loss that may be
+    chance is none.
+    """
+    reference = evidence.reference_performance
+    if reference is None:
+        return 0.0
+    seen = [(evidence.performance, evidence.performance_se)]
+    seen += [
+        (each.performance, each.performance_se)
+        for back, each in enumerate(reversed(evidence.history), start=1)
+        if each.champion_age == evidence.champion_age - back and each.champion_age > 0
+    ]
+    known = [(value, error) for value, error in seen[:_RECENT] if value is not None]
+    if not known:
+        return 0.0
+    mean = sum(value for value, _ in known) / len(known)
+    error = math.sqrt(sum(error**2 for _, error in known)) / len(known)
+    loss = (reference - mean) * (1 if evidence.higher_is_better else -1)
+    return max(loss - math.hypot(error, evidence.reference_se), 0.0)
+
+
+def expected_gain(evidence: Evidence) -> Gain | None:
+    """What a model trained on all that is known now would gain over the champion.
+
+    None where the champion's performance is not known at all, or is 0.
+    """
+    scale = abs(evidence.reference_performance or evidence.performance or 0.0)
+    if scale < _LEAST:
+        return None
+    units = np.array([scale, scale, 1.0])
+    mean, precision = _PRIOR_MEAN * units, np.diag(1 / (_PRIOR_SD * units) ** 2)
+    shift = precision @ mean
+    measured = [each for each in evidence.challenges if each.gain is not None and not each.probe]
+    misfit = (_MISFIT * scale) ** 2
+    for each in measured:
+        x = _inputs_of(each, evidence.window_days)
+        weight = 1 / (each.gain_se**2 + misfit)
+        precision += weight * np.outer(x, x)
+        shift += weight * x * (each.gain or 0.0)
+    covariance = np.linalg.inv(precision)
+    weights = covariance @ shift
+    days = evidence.champion_age_days
+    x = _inputs(
+        evidence.training_rows + (evidence.new_labelled_rows or 0),
+        evidence.training_rows,
+        evidence.champion_age * evidence.window_days if days is None else days,
+        observed_loss(evidence),
+    )
+    trait, rest = _trait(_refused(measured), weights, misfit, evidence.window_days)
+    parts = [float(part) for part in x * weights]
+    return Gain(
+        mean=sum(parts) + trait,
+        sd=float(np.sqrt(x @ covariance @ x + rest)),
+        parts=tuple(zip(NAMES, [*parts, trait], strict=True)),
+        learnt_from=len(measured),
+    )
+
+
+def _refused(measured: Sequence[Challenge]) -> list[Challenge]:
+    """The challengers that the champion in service has beaten."""
+    promoted = [place for place, each in enumerate(measured) if each.promoted]
+    return list(measured[promoted[-1] + 1 :] if promoted else measured)
+
+
+def _trait(refused: Sequence[Challenge], weights: np.ndarray, misfit: float, window_days: float) -> tuple[float, float]:
+    """Mean and variance of what this champion differs from the line by: a normal mean with a normal prior."""
+    precision, shift = 1 / misfit, 0.0
+    for each in refused:
+        # The same days decide several of them in a row, so none counts as more exact than the prior.
+        weight = 1 / max(each.gain_se**2, misfit / 4)
+        precision += weight
+        shift += weight * ((each.gain or 0.0) - float(_inputs_of(each, window_days) @ weights))
+    return shift / precision, 1 / precision
+
+
+def _inputs_of(challenge: Challenge, window_days: float) -> np.ndarray:
+    """What a challenge was measured with, shape (3,)."""
+    age = challenge.champion_age * window_days
+    return _inputs(challenge.rows, challenge.champion_rows, age, challenge.champion_loss)
+
+
+def _inputs(rows: int, before: int, age_days: float, loss: float) -> np.ndarray:
+    """Doublings of the rows, stretches of age, and the loss seen; shape (3,)."""
+    growth = math.log2(rows / before) if rows > before > 0 else 0.0
+    return np.array([growth, max(age_days, 0.0) / _DAYS, max(loss, 0.0)])

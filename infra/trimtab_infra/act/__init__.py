@@ -1,0 +1,1 @@
+"""Acting on decisions: automations on a Prefect server, policies as blocks, and orders of the business by webhook."""

@@ -1,0 +1,158 @@
+"""What a fresh model is expected to gain, and the decision that weighs it against its cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab_flows.drift.decision import Challenge, Evidence, Policy, Seen, decide
+from trimtab_flows.drift.gain import expected_gain, observed_loss
+
+PRICED = Policy(value_per_point_day=10.0, retrain_cost=60.0, max_age=None, cooldown=0)
+
+
+def evidence(**changes: object) -> Evidence:
+    base = Evidence(
+        window="2024-W10",
+        labelled_rows=5000,
+        metric="auc",
+        higher_is_better=True,
+        performance=0.70,
+        performance_se=0.005,
+        reference_performance=0.70,
+        reference_se=0.005,
+        input_psi=(),
+        prediction_psi=0.0,
+        windows_since_retrain=None,
+        champion_age=4,
+        window_days=7.0,
+        champion_age_days=28.0,
+        training_rows=40_000,
+        new_labelled_rows=20_000,
+    )
+    return replace(base, **changes)
+
+
+def challenge(gain: float | None, promoted: bool = False, **changes: object) -> Challenge:
+    base = Challenge("2024-W08", gain, 0.002, 50_000, 40_000, champion_age=4, promoted=promoted)
+    return replace(base, **changes)
+
+
+def test_more_rows_age_and_a_loss_each_promise_more():
+    plain = expected_gain(evidence())
+    assert plain is not None
+    assert plain.learnt_from == 0
+    more = expected_gain(evidence(new_labelled_rows=60_000))
+    older = expected_gain(evidence(champion_age_days=90.0))
+    worse = expected_gain(evidence(performance=0.62))
+    assert all(each is not None and each.mean > plain.mean for each in (more, older, worse))
+    assert math.isclose(plain.mean, sum(part for _, part in plain.parts))
+
+
+def test_challengers_that_gained_nothing_teach_that_retraining_does_not_pay():
+    assert decide(evidence(), None, PRICED).retrain
+    beaten = tuple(challenge(0.0) for _ in range(3))
+    decision = decide(evidence(challenges=beaten), None, PRICED)
+    assert not decision.retrain
+    assert "learnt from 3 retrainings" in " ".join(decision.reasons)
+    assert decision.expected_gain is not None
+    assert decision.expected_gain < decide(evidence(), None, PRICED).expected_gain
+
+
+def test_a_probe_and_an_unknown_gain_teach_nothing():
+    told = evidence(challenges=(challenge(None), challenge(0.1, probe=True)))
+    assert expected_gain(told) == expected_gain(evidence())
+
+
+def test_what_a_champion_beat_counts_until_it_is_replaced():
+    beaten = expected_gain(evidence(challenges=(challenge(-0.02),)))
+    replaced = expected_gain(evidence(challenges=(challenge(-0.02), challenge(0.01, promoted=True))))
+    assert beaten is not None
+    assert replaced is not None
+    assert dict(beaten.parts)["challengers that this champion beat"] < 0
+    assert dict(replaced.parts)["challengers that this champion beat"] == 0
+
+
+def test_a_loss_that_may_be_chance_is_none():
+    assert observed_loss(evidence(performance=0.699)) == 0
+    assert observed_loss(evidence(performance=0.65)) == pytest.approx(0.05 - math.hypot(0.005, 0.005))
+    # The windows of the champion before do not count.
+    old = Seen("2024-W09", 0.9, 0.005, champion_age=20)
+    assert observed_loss(evidence(performance=0.65, history=(old,))) == observed_loss(evidence(performance=0.65))
+    same = Seen("2024-W09", 0.69, 0.005, champion_age=3)
+    assert observed_loss(evidence(performance=0.65, history=(same,))) < observed_loss(evidence(performance=0.65))
+
+
+def test_the_direction_of_the_metric_is_minded():
+    lower = evidence(metric="mae", higher_is_better=False, performance=0.8)
+    assert observed_loss(lower) > 0
+    assert observed_loss(replace(lower, performance=0.6)) == 0
+
+
+def test_a_policy_without_a_price_decides_by_alarms():
+    policy = replace(PRICED, value_per_point_day=None)
+    decision = decide(evidence(), None, policy)
+    assert decision.expected_gain is None
+    assert not decision.retrain
+    assert decide(evidence(performance=0.6), None, policy).retrain
+
+
+def test_nothing_known_is_no_gain():
+    assert expected_gain(evidence(performance=None, reference_performance=None)) is None
+    assert not decide(evidence(performance=None, reference_performance=None), None, PRICED).retrain
+
+
+figure = st.floats(-1, 1)
+challenges = st.lists(
+    st.builds(
+        Challenge,
+        st.just("w"),
+        st.none() | figure,
+        st.floats(0, 0.1),
+        st.integers(0, 10**6),
+        st.integers(0, 10**6),
+        st.integers(0, 50),
+        st.floats(0, 1),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_size=6,
+).map(tuple)
+anything = st.builds(
+    evidence,
+    performance=st.none() | st.floats(0, 1),
+    reference_performance=st.none() | st.floats(0, 1),
+    performance_se=st.floats(0, 0.2),
+    champion_age_days=st.none() | st.floats(0, 1000),
+    training_rows=st.integers(0, 10**7),
+    new_labelled_rows=st.none() | st.integers(0, 10**7),
+    challenges=challenges,
+)
+
+
+@given(anything)
+def test_a_gain_is_always_finite(found: Evidence):
+    gain = expected_gain(found)
+    if gain is not None:
+        assert math.isfinite(gain.mean)
+        assert gain.sd >= 0
+        assert 0 <= gain.above(0.0) <= 1
+
+
+@given(anything, st.floats(0, 1e6), st.floats(0, 1e6))
+def test_a_dearer_retraining_is_never_decided_where_a_cheaper_one_is_not(found: Evidence, one: float, other: float):
+    cheap, dear = sorted((one, other))
+    if decide(found, None, replace(PRICED, retrain_cost=dear)).retrain:
+        assert decide(found, None, replace(PRICED, retrain_cost=cheap)).retrain
+
+
+@given(anything)
+def test_a_decision_by_money_survives_json_and_is_the_same_again(found: Evidence):
+    decision = decide(found, None, PRICED)
+    assert decide(Evidence.from_json(found.to_json()), None, PRICED) == decision
+    assert type(decision).from_json(decision.to_json()) == decision
+    assert decision.confidence is None or 0 <= decision.confidence <= 1

@@ -1,0 +1,150 @@
+"""Deciding about a model on real servers: orders, what others reported, repeats, approval, later times."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prefect.client.orchestration import get_client
+
+from trimtab_flows import tracking
+from trimtab_flows.decide import NotMonitored, decide
+from trimtab_flows.dispatch import merge
+from trimtab_flows.drift.decision import Decision, Evidence, InvalidRecord, Policy
+from trimtab_flows.drift.decision import decide as decide_on
+from trimtab_flows.ingest import ingest
+from trimtab_flows.monitor import monitor
+from trimtab_flows.order_book import keep_order, orders_of
+from trimtab_flows.policies import resolve
+from trimtab_flows.retrain import retrain
+from trimtab_flows.runtime import NotConfigured
+from trimtab_flows.score import score
+
+pytestmark = pytest.mark.usefixtures("environment")
+
+STEADY = "toy_recipe:steady"
+MODEL = "toy-steady"
+
+
+@pytest.fixture(scope="module")
+def monitored(environment: dict[str, str]) -> str:
+    """A model whose March was monitored, and is well: no decision to retrain."""
+    for window in ("2024-01", "2024-02", "2024-03"):
+        ingest(STEADY, window)
+    retrain(STEADY, "2024-01..2024-02", decision="first")
+    score(STEADY, "2024-03")
+    found = monitor(STEADY, "2024-03")
+    assert found.verdict == "wait"
+    return found.run_id
+
+
+@pytest.fixture(autouse=True)
+def no_orders(monitored: str):
+    yield
+    keep_order(MODEL, {"kind": "withdraw"})
+
+
+def record(run_id: str, name: str) -> str:
+    return json.dumps(tracking.read_json(run_id, f"{name}.json"))
+
+
+#: A moment soon after March's labels were known.
+APRIL = datetime(2024, 4, 3, 12, tzinfo=UTC)
+NEVER = {"max_age": None, "cooldown": 0}
+
+
+def test_a_model_without_a_champion_is_nothing_to_decide_on() -> None:
+    with pytest.raises(NotMonitored, match="no version is champion"):
+        decide("toy_recipe:never")
+
+
+def test_monitoring_measures_with_and_without_labels(monitored: str) -> None:
+    run = tracking.client().get_run(monitored)
+    evidence = Evidence.from_json(record(monitored, "evidence"))
+    figures = run.data.metrics
+    assert figures["performance/auc_low"] < figures["performance/auc"] < figures["performance/auc_high"]
+    assert abs(figures["performance/estimated_auc"] - figures["performance/auc"]) < 0.05
+    assert 0.4 < figures["drift/domain/auc"] < 0.6
+    assert figures["drift/season/worst_psi"] < 0.1
+    assert evidence.estimated_performance == pytest.approx(figures["performance/estimated_auc"])
+    assert evidence.as_of == "2024-04-02T00:00:00+00:00"
+    assert (evidence.window_days, evidence.training_rows > 0, evidence.new_labelled_rows) == (31, True, 600)
+    kept = {each.path for each in tracking.client().list_artifacts(monitored)}
+    assert {"decision.json", "decision.svg", "drift.svg", "drift-rolling.svg", "evidence.json", "policy.json"} <= kept
+
+
+def test_the_decision_comes_again_from_what_was_recorded(monitored: str) -> None:
+    decided = decide(STEADY, NEVER, because="a test", as_of=APRIL)
+    assert (decided.verdict, decided.window) == ("wait", "2024-03")
+    evidence, policy = (
+        Evidence.from_json(record(decided.run_id, "evidence")),
+        Policy.from_json(record(decided.run_id, "policy")),
+    )
+    assert decide_on(evidence, None, policy) == Decision.from_json(record(decided.run_id, "decision"))
+
+
+def test_the_same_evidence_is_one_decision_however_often_it_is_asked_for(monitored: str) -> None:
+    first, second = (decide(STEADY, NEVER, because="a test", as_of=APRIL + timedelta(hours=h)) for h in (0, 5))
+    assert first == second
+
+
+def test_an_order_to_forbid_holds_a_forced_retraining_back_until_it_ends(monitored: str) -> None:
+    keep_order(MODEL, {"kind": "force", "issued": "2024-04-03T09:00:00+00:00", "reason": "a new tariff"})
+    order = {"kind": "forbid", "issued": "2024-04-03T10:00:00+00:00", "until": "2024-04-10T00:00:00+00:00"}
+    decided = decide(STEADY, NEVER, order=order, because="a test", as_of=APRIL)
+    assert [each.kind for each in orders_of(MODEL)] == ["force", "forbid"]
+    assert (decided.verdict, decided.at) == ("later", "2024-04-10T00:00:00+00:00")
+    assert any("a new tariff" in reason for reason in decided.reasons)
+
+
+def test_an_order_that_is_none_is_refused_by_field(monitored: str) -> None:
+    with pytest.raises(InvalidRecord, match="field kind is 'stop'"):
+        decide(STEADY, order={"kind": "stop"})
+    with pytest.raises(InvalidRecord, match="field until is missing"):
+        decide(STEADY, order={"kind": "postpone"})
+    assert orders_of(MODEL) == ()
+
+
+def test_what_others_log_counts(monitored: str) -> None:
+    """A plain MLflow client, in an experiment of its own."""
+    api = tracking.client()
+    run = api.create_run(tracking.experiment_id("somebody-else"), tags={"trimtab.model": MODEL})
+    api.log_metric(run.info.run_id, "performance/auc", 0.5)
+    few = decide(STEADY, NEVER, because="a test", as_of=APRIL)
+    assert few.verdict == "wait"
+    assert "0 labelled rows are too few" in few.reasons[0]
+    api.log_metric(run.info.run_id, "performance/rows", 5000)
+    api.log_metric(run.info.run_id, "drift/psi/prediction", 0.7)
+    decided = decide(STEADY, NEVER, because="a test", as_of=APRIL)
+    api.delete_run(run.info.run_id)
+    assert decided.verdict == "retrain"
+    assert "auc 0.5000" in decided.reasons[0]
+    # The decision stands until something has come of it.
+    assert decide(STEADY, NEVER, because="another", as_of=APRIL) == decided
+
+
+def test_a_policy_is_loaded_from_its_block_and_an_unknown_one_is_named(monitored: str) -> None:
+    from trimtab_blocks.policy import RetrainPolicy, keep
+
+    assert keep("tests", RetrainPolicy(priority="high", regions=["eu"])) == 1
+    assert keep("tests", RetrainPolicy(priority="high", regions=["eu"])) == 1
+    assert keep("tests", RetrainPolicy(priority="urgent")) == 2
+    assert resolve("tests") == Policy(priority="urgent")
+    assert resolve("tests-r1").regions == ("eu",)
+    with pytest.raises(NotConfigured, match="no block trimtab-retraining-policy/nobody"):
+        resolve("nobody")
+
+
+def test_every_decision_is_an_event(monitored: str) -> None:
+    body = {"filter": {"event": {"name": ["trimtab.decision.made"]}, "resource": {"id": [f"trimtab.model.{MODEL}"]}}}
+    with get_client(sync_client=True) as client:
+        events = client.request("POST", "/events/filter", json=body).json()["events"]
+    assert {event["payload"]["verdict"] for event in events} >= {"wait"}
+
+
+def test_resources_of_the_policy_lie_over_those_of_the_deployment() -> None:
+    asked = {"cpus": 2, "labels": {"disk": ["ssd"], "region": ["us"]}}
+    found = merge(asked, {"priority": 3, "labels": {"region": ["eu"]}})
+    assert found == {"cpus": 2, "priority": 3, "labels": {"disk": ["ssd"], "region": ["eu"]}}
+    assert merge({}, {"priority": 0}) == {"priority": 0}
