@@ -25,10 +25,10 @@ import requests
 from docker.models.containers import Container
 from prefect.logging import get_logger
 
+from trimtab_blocks.settings import SettingError
 from trimtab_work_pools.worker.host_claims import HostClaim, claim_from_text, claim_to_text, created_s
 from trimtab_work_pools.worker.lives import End
 from trimtab_work_pools.worker.stopping import Send
-from trimtab_work_pools.worker.this_node import SettingError
 
 __all__ = ["Containers", "EngineError", "exit_code"]
 
