@@ -56,7 +56,9 @@ def test_a_run_goes_where_its_data_is(pool: Pool, tmp_path: Path) -> None:
         assert pool.await_started(run)["TRIMTAB_NODE"] == node
 
 
-def test_the_snapshots_of_a_cache_are_listed_again_when_they_change(tmp_path: Path) -> None:
+def test_the_snapshots_of_a_cache_are_listed_again_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = SnapshotLibrary(DirectoryStore(path=tmp_path / "store"))
     digests = [library.put(pl.DataFrame({"a": [number]})).digest for number in range(4)]
     listed = CachedSnapshots(tmp_path / "cache", most=3)
@@ -64,7 +66,8 @@ def test_the_snapshots_of_a_cache_are_listed_again_when_they_change(tmp_path: Pa
     for place, digest in enumerate(digests):
         cached_on(tmp_path / "cache", library, digest)
         assert listed() == digests[place::-1][:3]  # the last used first, and no more than it may
-    assert NodeSettings.from_environment({"TRIMTAB_CACHE_DIR": "/data"}).cache == Path("/data")
+    monkeypatch.setenv("TRIMTAB_CACHE_DIR", "/data")
+    assert NodeSettings.from_environment().cache == Path("/data")
 
 
 def test_a_digest_is_said_in_brief() -> None:
@@ -81,7 +84,9 @@ def test_a_digest_is_said_in_brief() -> None:
         ({"TRIMTAB_CACHE_DIR": "/cache", "TRIMTAB_CACHE_GIB": "0"}, "a number of GiB above 0"),
     ],
 )
-def test_a_wrong_setting_is_named(settings: dict[str, str], said: str) -> None:
+def test_a_wrong_setting_is_named(settings: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(CacheSettingError, match=said):
-        NodeSettings.from_environment(settings)
+        NodeSettings.from_environment()
     assert HostCache.from_environment({}) is None

@@ -95,7 +95,7 @@ def test_an_advertisement_comes_back_as_it_was_and_fits_a_variable() -> None:
 
 
 def test_cached_data_never_makes_an_advertisement_too_long() -> None:
-    digests = frozenset(hashlib.sha256(bytes([number])).hexdigest()[:16] for number in range(100))
+    digests = frozenset(hashlib.sha256(bytes([number])).hexdigest()[:16] for number in range(250))
     node = dataclasses.replace(read_node("host", {"gpus": {"count": 16}}), cached_digests=digests)
     assert Advertisement.from_text(advertise(node).to_text(), "here").node == node
     ledger = Ledger(node)

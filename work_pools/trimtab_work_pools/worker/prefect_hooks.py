@@ -31,7 +31,7 @@ OVERRIDDEN = (
     "_propose_pending_state",
     "_submit_run_and_capture_errors",
 )
-"""Methods of BaseWorker that GpuProcessWorker replaces or wraps."""
+"""Methods of BaseWorker that GpuWorker replaces or wraps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trimtab_blocks.host_cache import DIRECTORY, CachedSnapshots, HostCache
+from trimtab_blocks.host_cache import DIRECTORY, LIMIT, CachedSnapshots, HostCache
 from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.inventory import Host, HostReading, Reader, node_of, open_reader
 from trimtab_work_pools.inventory.host import LABELS_VARIABLE, parse_labels
@@ -41,7 +41,7 @@ class NodeSettings:
         """Raises SettingError, or LabelError or CacheSettingError (all ValueErrors)."""
         given = read_settings()
         labels = tuple(sorted(parse_labels((), {LABELS_VARIABLE: given.node_labels}).items()))
-        cache = HostCache.from_environment({DIRECTORY: given.cache_dir})
+        cache = HostCache.from_environment({DIRECTORY: given.cache_dir, LIMIT: given.cache_gib})
         directory = cache.directory if cache else None
         return cls(given.node_name, given.node_cpus, given.node_memory_mib, labels, given.node_domain, directory)
 
