@@ -33,8 +33,18 @@ PREFIX = "TRIMTAB_"
 CONFIG, SECRETS = f"{PREFIX}CONFIG", f"{PREFIX}SECRETS_DIR"
 _FILE = "trimtab.toml"
 
-#: Variables that Trimtab sets for what it starts, and that nobody else does.
-TOLD = ("NODE", "CLAIM", "STACK_ID", "GPU_SHARE", "GPU_MEMORY_MIB", "GPU_MEMORY_FRACTION")
+#: Variables that Trimtab sets for what it starts, and that nobody else does; the last two are of the init container
+#: that reads a Kubernetes node's labels, which has nothing but the standard library.
+TOLD = (
+    "NODE",
+    "CLAIM",
+    "STACK_ID",
+    "GPU_SHARE",
+    "GPU_MEMORY_MIB",
+    "GPU_MEMORY_FRACTION",
+    "LABELS_FROM",
+    "ACCOUNT_DIR",
+)
 
 _Address = Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")]
 _Seconds = Annotated[float, Field(ge=0, lt=1e9)]
