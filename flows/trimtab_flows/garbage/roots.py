@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -18,7 +19,8 @@ from trimtab_flows.snapshots.lineage import Edge
 __all__ = ["RootsUnknown", "catalog_roots", "edges", "manifest_roots", "model_roots"]
 
 MODEL, MANIFEST, CATALOG = "a registered model version", "a manifest", "the catalog"
-_INPUT, _PREDICTIONS = "trimtab.input.", "trimtab.holdout_predictions"
+_OURS = "trimtab."
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _AT_A_TIME = 16
 
 
@@ -27,16 +29,16 @@ class RootsUnknown(ValueError):
 
 
 def model_roots() -> dict[str, str]:
-    """Every registered version, what it was trained on, and its predictions on the holdout."""
+    """Every registered version, and each snapshot that a tag of it or of its training run names: inputs, predictions on
+    the holdout, reference rows, and whatever is added to these.
+    """
     found: dict[str, str] = {}
     for version in _versions():
         found[f"model:{version.name}/{version.version}"] = MODEL
         tags = dict(version.tags)
-        if version.run_id and _PREDICTIONS not in tags:  # registered by hand
+        if version.run_id:
             tags |= _tags_of(str(version.run_id))
-        for tag, value in tags.items():
-            if tag == _PREDICTIONS or tag.startswith(_INPUT):
-                found[value] = MODEL
+        found |= {value: MODEL for tag, value in tags.items() if tag.startswith(_OURS) and _DIGEST.fullmatch(value)}
     return found
 
 

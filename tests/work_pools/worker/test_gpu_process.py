@@ -105,7 +105,7 @@ def test_a_gpu_is_given_to_one_run_and_a_lost_one_to_none(pool: Pool, tmp_path: 
     driver.set(f"{gpus[0]} lost=1", gpus[1])
     later = [pool.run(whole) for _ in range(2)]
     assert [pool.await_started(run_id)["CUDA_VISIBLE_DEVICES"] for run_id in later] == ["GPU-1", "GPU-1"]
-    halves = [pool.run(half, seconds=4) for _ in range(2)]
+    halves = [pool.run(half, seconds=15) for _ in range(2)]
     starts = [pool.await_started(run_id) for run_id in halves]
     for run_id in halves:
         pool.await_state(run_id, "Completed", 60)
