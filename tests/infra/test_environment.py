@@ -18,8 +18,10 @@ def test_every_deployment_of_the_project_is_made(environment: dict[str, str]) ->
     with get_client(sync_client=True) as client:
         assert str(client.api_url).rstrip("/") == environment["PREFECT_API_URL"]
         flows = {flow.id: flow.name for flow in client.read_flows()}
-        made = sorted(flows[deployment.flow_id] for deployment in client.read_deployments())
-        assert {deployment.work_pool_name for deployment in client.read_deployments()} == {"trimtab"}
+        # Other tests leave deployments whose pool they have removed.
+        found = [deployment for deployment in client.read_deployments() if deployment.work_pool_name]
+        made = sorted(flows[deployment.flow_id] for deployment in found)
+        assert {deployment.work_pool_name for deployment in found} == {"trimtab"}
     assert len(declared) >= 9
     assert made == sorted(declared)
 
