@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -174,6 +175,11 @@ def _read(recipe: Recipe, run: Run) -> Decided:
     )
 
 
+def _rows(figure: float) -> int:
+    """A count that anybody may have logged: what is no number of rows counts as none."""
+    return int(figure) if math.isfinite(figure) and figure > 0 else 0
+
+
 def _reported(recipe: Recipe, monitored: Run, evidence: Evidence) -> Evidence:
     """With what others logged about the model since its last window was monitored.
 
@@ -188,7 +194,7 @@ def _reported(recipe: Recipe, monitored: Run, evidence: Evidence) -> Evidence:
             evidence,
             performance=performance,
             performance_se=figures.get(f"performance/{evidence.metric}_standard_error", 0.0),
-            labelled_rows=int(figures.get("performance/rows", 0)),
+            labelled_rows=_rows(figures.get("performance/rows", 0.0)),
         )
     psi = {name.removeprefix("drift/psi/"): value for name, value in figures.items() if name.startswith("drift/psi/")}
     if psi:
