@@ -8,7 +8,6 @@ import time
 from random import Random
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import demands, inventories
@@ -39,11 +38,6 @@ def situations(draw: st.DrawFn) -> tuple[Inventory, Fleet, tuple[Run, ...]]:
     return placer.inventory, fleet_of(placer.inventory, occupants), queue
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="a share of 200 with all of a GPU's memory beside other shares: NodeRooms says yes where NodeRoom says no;"
-    " found seldom, not mended yet",
-)
 @settings(max_examples=150, deadline=None)
 @given(inventories(), st.lists(demands(), min_size=1, max_size=5), st.integers(0, 9))
 def test_rooms_asked_together_answer_like_each(inventory: Inventory, wanted: list[Demand], place: int) -> None:
