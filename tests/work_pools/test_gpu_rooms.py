@@ -20,6 +20,8 @@ from trimtab_work_pools.queue.workload import Fleet, Policy, Run
 from trimtab_work_pools.resources import Demand, Gpu, Inventory, Node, labels_of
 
 NOW_S = 100_000.0
+YARDSTICK_STEPS, YARDSTICK_S = 5_000_000, 0.25
+"""So many steps of plain Python take so long on a quiet machine; a plan takes 0.6 s there."""
 
 
 @st.composite
@@ -144,14 +146,20 @@ def busy_fleet(nodes: int, runs: int) -> tuple[Fleet, list[Run]]:
 
 
 def test_a_thousand_runs_over_a_thousand_real_nodes_in_a_second() -> None:
-    """500 different demands, 3,000 running runs; the best of three, in processor time: others may use the machine."""
+    """500 different demands, 3,000 running runs; the best of three, in processor time: others may use the machine.
+
+    A machine that is slow at plain Python has as much more time.
+    """
     fleet, queue = busy_fleet(1000, 4000)
-    taken = []
+    taken, yardstick = [], []
     for _ in range(3):
         began = time.process_time()
         made = plan(fleet, queue, Policy(), 20_000.0)
-        taken.append(time.process_time() - began)
-    print(f"plan of 1,000 runs over 1,000 nodes: {min(taken):.2f} s of processor time")
+        planned = time.process_time()
+        sum(number * number for number in range(YARDSTICK_STEPS))
+        taken.append(planned - began)
+        yardstick.append(time.process_time() - planned)
+    print(f"plan of 1,000 x 1,000: {min(taken):.2f} s of processor time, yardstick {min(yardstick):.2f} s")
     assert len(made.starts) > 100
     assert len(made.starts) + len(made.waits) == 1000
-    assert min(taken) < 1.0
+    assert min(taken) < max(1.0, min(yardstick) / YARDSTICK_S)

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trimtab_work_pools.resources import WHOLE, Demand, Gpu, Grant, Node, Placement
 
-__all__ = ["Dimension", "Fit", "Refused", "fit", "fit_idle", "options"]
+__all__ = ["Dimension", "Fit", "Refused", "fit", "fit_idle", "least_share_memory_mib", "options"]
+
+_Mib = TypeVar("_Mib", int, NDArray[np.int64])
 
 
 class Dimension(StrEnum):
@@ -209,9 +215,15 @@ def _share_memory_mib(gpu: Gpu, demand: Demand) -> int:
     """
     if demand.gpu_memory_mib:
         return demand.gpu_memory_mib
-    part_mib = max(0, gpu.memory_total_mib - gpu.memory_used_mib) * demand.gpu_share_milli // WHOLE
-    free_mib = gpu.memory_free_mib
-    return free_mib if part_mib - part_mib // 32 <= free_mib < part_mib else part_mib
+    part_mib = gpu.memory_for_runs_mib * demand.gpu_share_milli // WHOLE
+    least_mib = least_share_memory_mib(gpu.memory_for_runs_mib, demand.gpu_share_milli)
+    return gpu.memory_free_mib if least_mib <= gpu.memory_free_mib < part_mib else part_mib
+
+
+def least_share_memory_mib(usable_mib: _Mib, share_milli: int) -> _Mib:
+    """The least free memory with which a share that names none is given, of GPUs with `usable_mib` for runs in all."""
+    part_mib = usable_mib * share_milli // WHOLE
+    return part_mib - part_mib // 32
 
 
 def _memory_refused(node: Node, demand: Demand, free_mib: int, among: Sequence[Gpu]) -> Refused:

@@ -67,6 +67,11 @@ class Gpu:
         return max(0, self.memory_total_mib - self.memory_used_mib - self.memory_given_mib)
 
     @property
+    def memory_for_runs_mib(self) -> int:
+        """What others leave to our runs, given to them or free."""
+        return max(0, self.memory_total_mib - self.memory_used_mib)
+
+    @property
     def idle(self) -> bool:
         """Healthy, and no part of it is given away: it can be given as a whole."""
         return self.healthy and self.share_given_milli == 0

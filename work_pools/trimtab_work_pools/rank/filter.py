@@ -1,7 +1,6 @@
 """Sieves the rows of a table for one demand: which rows may fit, by plain counting on whole arrays.
 
-It never leaves out a node that `fit` accepts. What it cannot count (NVLink, the memory that goes with
-a share) it lets pass: `fit` has the last word.
+It never leaves out a node that `fit` accepts. What it cannot count (NVLink) it lets pass: `fit` has the last word.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab_work_pools.fit import least_share_memory_mib
 from trimtab_work_pools.rank.kinds import Kinds
 from trimtab_work_pools.rank.table import StateTable
 from trimtab_work_pools.resources import WHOLE, Demand, Gpu
@@ -40,6 +40,8 @@ class Question:
             free &= self._gpu_fits[table.kind[rows]]
         if demand.gpu_memory_mib:
             free &= table.gpu_memory[rows] >= demand.gpu_memory_mib
+        elif demand.shared:
+            free &= table.gpu_memory[rows] >= least_share_memory_mib(table.gpu_usable[rows], demand.gpu_share_milli)
         return free
 
     def host(self, rows: Rows) -> Flags:

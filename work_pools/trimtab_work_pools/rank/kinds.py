@@ -16,8 +16,11 @@ from trimtab_work_pools.resources import Gpu, Node
 
 __all__ = ["Kinds", "State"]
 
-State = tuple[int, int, int, int, int, tuple[tuple[int, int], ...]]
-"""CPUs, GPU share, memory, disk free; kind; (share, memory) free of each GPU. Least left sorts first."""
+State = tuple[int, int, int, int, int, tuple[tuple[int, int, int], ...]]
+"""CPUs, GPU share, memory, disk free; kind; of each GPU (share free, memory free, memory that others leave to runs).
+
+Least left sorts first.
+"""
 
 
 class Kinds:
@@ -53,10 +56,10 @@ class Kinds:
 
     def state(self, kind: int, node: Node) -> State:
         """The state of a node of `kind`. Where all its GPUs are alike they are sorted: a place is then not an index."""
-        gpus = [(gpu.share_free_milli, gpu.memory_free_mib) for gpu in node.gpus]
+        gpus = [(gpu.share_free_milli, gpu.memory_free_mib, gpu.memory_for_runs_mib) for gpu in node.gpus]
         if self._alike[kind]:
             gpus.sort()
-        share = sum(free for free, _ in gpus)
+        share = sum(free for free, _, _ in gpus)
         return (node.cpu_free_milli, share, node.memory_free_mib, node.disk_free_mib, kind, tuple(gpus))
 
 

@@ -28,8 +28,8 @@ def order_of(node: Node) -> Order:
 class StateTable:
     """One row for each of `states`. `count[r]` nodes are in the state of row r; rows with none are vacant.
 
-    Arrays, by row: `kind`, `cpu` (milli), `memory` (MiB), `disk` (MiB), and by row and GPU `share` (milli free) and
-    `gpu_memory` (MiB free).
+    Arrays, by row: `kind`, `cpu` (milli), `memory` (MiB), `disk` (MiB), and by row and GPU `share` (milli free),
+    `gpu_memory` (MiB free) and `gpu_usable` (MiB that others leave to runs, free or given).
     """
 
     count: NDArray[np.int64]
@@ -39,6 +39,7 @@ class StateTable:
     memory: NDArray[np.float64]
     disk: NDArray[np.float64]
     gpu_memory: NDArray[np.float64]
+    gpu_usable: NDArray[np.int64]
 
     def __init__(self, kinds: Kinds, states: Sequence[State] = ()) -> None:
         self.kinds = kinds
@@ -60,6 +61,7 @@ class StateTable:
             ("memory", (), np.float64),
             ("disk", (), np.float64),
             ("gpu_memory", (self.gpus,), np.float64),
+            ("gpu_usable", (self.gpus,), np.int64),
         ):
             array = np.zeros((rows, *each), dtype=kind)
             if self.size:
@@ -71,8 +73,9 @@ class StateTable:
         self.cpu[row], _, self.memory[row], self.disk[row], self.kind[row], gpus = state
         # The GPUs that a smaller node does not have are GPUs with nothing free.
         none = [0] * (self.gpus - len(gpus))
-        self.share[row] = [share for share, _ in gpus] + none
-        self.gpu_memory[row] = [memory for _, memory in gpus] + none
+        self.share[row] = [share for share, _, _ in gpus] + none
+        self.gpu_memory[row] = [memory for _, memory, _ in gpus] + none
+        self.gpu_usable[row] = [usable for _, _, usable in gpus] + none
 
 
 class FleetTable(StateTable):
