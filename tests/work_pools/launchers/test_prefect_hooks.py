@@ -25,6 +25,9 @@ def test_what_is_imported_beforehand_is_there(name: str) -> None:
 def test_settings_are_read_anew_as_at_the_first_import() -> None:
     assert isinstance(prefect.context.GLOBAL_SETTINGS_CONTEXT, prefect.context.SettingsContext)
     source = inspect.getsource(prefect.context)
+    root = inspect.getsource(prefect.context.root_settings_context)
+    assert root.count("Settings()") == root.count("settings := Settings()") == 1
+    assert "prefect.settings.load_profiles()" in root
     # With no context there is, profiles are looked for where the environment says.
     assert "except NameError:" in inspect.getsource(prefect.context.SettingsContext.get)
     assert "GLOBAL_SETTINGS_CONTEXT: SettingsContext = root_settings_context()" in source

@@ -76,7 +76,14 @@ class ParentLink:
         """
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
-            config = json.dumps({"fd": its.fileno(), "preload": list(preload), "refused": dict(refused)})
+            config = json.dumps(
+                {
+                    "fd": its.fileno(),
+                    "preload": list(preload),
+                    "refused": dict(refused),
+                    "cafile": prefect_hooks.cafile(),
+                }
+            )
             try:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", _PARENT, config),

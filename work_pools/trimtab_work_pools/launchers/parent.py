@@ -1,9 +1,9 @@
 """The process that forks: it has imported Prefect, has one thread, and does nothing but fork and reap.
 
 Started by the launcher as `python -P -m trimtab_work_pools.launchers.parent CONFIG`, CONFIG being JSON: `fd` of the
-channel, modules to `preload`, those `refused` with the reason. It ends when the launcher's end of the channel closes;
-its children go on. A child leaves `main` like a caller of `prefect.engine`, so that the interpreter ends as ever:
-exit handlers run, threads are joined, buffers flushed.
+channel, modules to `preload`, those `refused` with the reason, the `cafile` of Prefect's clients. It ends when the
+launcher's end of the channel closes; its children go on. A child leaves `main` like a caller of `prefect.engine`, so
+that the interpreter ends as ever: exit handlers run, threads are joined, buffers flushed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from typing import Any, NoReturn
 from trimtab_work_pools.launchers import footprint, prefect_hooks
 from trimtab_work_pools.launchers.child import SetUpFailed, set_up
 from trimtab_work_pools.launchers.protocol import Message, Order, read_order, receive, send
+from trimtab_work_pools.launchers.ready_tls import ReadyContexts
 
 __all__ = ["main"]
 
 #: Exit code of a child that never became a run.
 _NOT_SET_UP = 1
+
+#: So many clients are created until a run has ended (prefect 3.8); each child has as many contexts of its own.
+_CLIENTS = 10
 
 
 class _Forker:
@@ -144,6 +148,7 @@ def main() -> None:
         send(channel, "unfit", reason=reason)
         return
     os.set_inheritable(channel.fileno(), False)
+    ReadyContexts(config["cafile"], _CLIENTS).install()
     # Objects of the parent are not touched by the children's collections, and their pages stay shared.
     gc.collect()
     gc.freeze()

@@ -16,9 +16,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import certifi
 import pydantic
 
-__all__ = ["ENGINE", "import_all", "own_environment", "rebuild", "run_engine"]
+__all__ = ["ENGINE", "cafile", "import_all", "own_environment", "rebuild", "run_engine"]
 
 #: What the stock process worker runs with `python -m`.
 ENGINE = "prefect.engine"
@@ -76,6 +77,13 @@ def own_environment(environ: Mapping[str, str], home: str) -> dict[str, str]:
     return kept | {"PREFECT_HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
+def cafile() -> str:
+    """The certificates that Prefect's clients trust, with this process's settings."""
+    from prefect.settings import PREFECT_API_SSL_CERT_FILE
+
+    return str(PREFECT_API_SSL_CERT_FILE.value() or certifi.where())
+
+
 def import_all() -> None:
     """Import what a run needs, and build what Prefect builds when it is first used."""
     for name in _NEEDED:
@@ -104,10 +112,22 @@ def rebuild() -> None:
     import prefect
     import prefect.context
     from prefect.logging.configuration import setup_logging
+    from prefect.settings import Profile
 
     # As at the first import: or the profiles would be those of the parent's home.
     del prefect.context.GLOBAL_SETTINGS_CONTEXT
-    prefect.context.refresh_global_settings_context()
+    # Prefect reads the settings twice over, first to find the profiles; the second time costs as much, for the same.
+    names = vars(prefect.context)
+    kind = names["Settings"]
+    settings = kind()
+    prefect.context.GLOBAL_SETTINGS_CONTEXT = prefect.context.SettingsContext(
+        profile=Profile(name="", settings={}), settings=settings
+    )
+    names["Settings"] = lambda: settings
+    try:
+        prefect.context.refresh_global_settings_context()
+    finally:
+        names["Settings"] = kind
     # It takes 0.09 s, a third of the time to the first line, and most runs change nothing about it.
     if _logging_conditions() != _imported.logging:
         setup_logging(incremental=False)

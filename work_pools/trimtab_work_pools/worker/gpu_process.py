@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 from prefect.client.schemas.objects import FlowRun
 from prefect.workers.process import (
     ProcessJobConfiguration,
@@ -20,11 +21,16 @@ from pydantic import Field
 from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.launchers.errors import LaunchError, ParentUnfit
 from trimtab_work_pools.launchers.forking import ForkLauncher
+from trimtab_work_pools.launchers.prefect_hooks import cafile
+from trimtab_work_pools.launchers.ready_tls import ReadyContexts
 from trimtab_work_pools.worker.forked import run_forked
 from trimtab_work_pools.worker.gpu_worker import GpuWorker
 from trimtab_work_pools.worker.resources_form import Resources
 
 __all__ = ["GpuProcessJobConfiguration", "GpuProcessVariables", "GpuProcessWorker"]
+
+_CLIENTS = 4
+"""For two runs at once: Prefect's executor creates two clients in the worker for each."""
 
 
 class GpuProcessJobConfiguration(ProcessJobConfiguration):
@@ -53,9 +59,13 @@ class GpuProcessWorker(GpuWorker, ProcessWorker):
     _display_name = "GPU process (Trimtab)"
 
     _launcher: ForkLauncher | None = None
+    _contexts: ReadyContexts | None = None
 
     async def _admitted(self) -> None:
         self._launcher = await self._open_launcher()
+        if self._launcher is not None:
+            self._contexts = ReadyContexts(cafile(), _CLIENTS, refill=True)
+            await anyio.to_thread.run_sync(self._contexts.install)
 
     async def _open_launcher(self) -> ForkLauncher | None:
         """None where runs are started as Prefect does: with TRIMTAB_LAUNCH=process, or where forking is not safe."""
@@ -69,6 +79,8 @@ class GpuProcessWorker(GpuWorker, ProcessWorker):
             return None
 
     async def teardown(self, *exc_info: Any) -> None:
+        if self._contexts is not None:
+            self._contexts.uninstall()
         await super().teardown(*exc_info)
         if self._launcher is not None:
             with anyio.CancelScope(shield=True):
