@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import random
+import shutil
 import signal
 import statistics
 import sys
@@ -31,7 +32,7 @@ from prefect.states import Scheduled
 from rich.console import Console
 
 from trimtab_infra.bench import fleet_flow
-from trimtab_infra.bench.fleet_parts import Proxy, Server, Worker, postgres, read_stretches, violations
+from trimtab_infra.bench.fleet_parts import Proxy, Server, Stretch, Worker, postgres, read_stretches, violations
 from trimtab_infra.bench.fleet_plan import Asked, planned_empty_s
 from trimtab_work_pools.advertise import Advertisement
 from trimtab_work_pools.worker import GpuProcessWorker
@@ -58,7 +59,7 @@ _STARTED_BY_S, _IDLE_S = 90.0, 20.0
 class Outcome:
     """`empty_s`: from the first run to the end of the last; `planned_s`: the same of the pure plan, without servers and
     processes; `bound_s`: the least that any planner could need. `claims_lost`: that a worker proposed and did not get.
-    `restarts`: stretches of runs that did not come to their end.
+    `restarts`: stretches of runs that did not come to their end. `histories`: of the runs that something is wrong with.
     """
 
     runs: int
@@ -72,6 +73,7 @@ class Outcome:
     busy_requests_per_min: float
     faults: dict[str, int]
     restarts: int
+    histories: list[str]
 
 
 def fleet(
@@ -79,6 +81,7 @@ def fleet(
     faults: Annotated[int, typer.Option(min=-1, help="Seed of random faults; -1: none.")] = -1,
     within_s: Annotated[float, typer.Option(min=1, help="When to stop waiting for the last run.")] = 1200,
     driver: Annotated[Path, typer.Option(exists=True, help="Folder of the stand-in driver.")] = Path("tests/nvml"),
+    keep: Annotated[Path | None, typer.Option(help="A new folder for the logs and what the runs wrote.")] = None,
 ) -> None:
     """Run a fleet for real and check it; the last line of output is JSON. Exit code 1 if a run was lost or doubled."""
     console = Console(stderr=True)
@@ -88,9 +91,13 @@ def fleet(
         except (FileNotFoundError, RuntimeError) as error:
             typer.echo(f"bench fleet: {error}", err=True)
             raise typer.Exit(2) from None
-    for said in (*outcome.violations[:20], *outcome.left[:20]):
+        finally:
+            if keep is not None:
+                shutil.copytree(folder, keep, ignore=shutil.ignore_patterns("postgres"), dirs_exist_ok=True)
+    for said in (*outcome.violations[:20], *outcome.left[:20], *outcome.histories[:200]):
         typer.echo(said, err=True)
-    typer.echo(json.dumps(outcome.__dict__ | {"violations": len(outcome.violations), "left": len(outcome.left)}))
+    figures = {name: value for name, value in outcome.__dict__.items() if name != "histories"}
+    typer.echo(json.dumps(figures | {"violations": len(outcome.violations), "left": len(outcome.left)}))
     if outcome.violations or outcome.left:
         raise typer.Exit(1)
 
@@ -116,10 +123,12 @@ def _measure(folder: Path, runs: int, seed: int, within_s: float, driver: Path, 
             before = [worker.proxy.requests for worker in workers]
             final = _await_runs(client, [one.run_id for one in asked], within_s, console, shaker)
             took_s = time.time() - began_s
+            stretches = read_stretches(records)
+            wrong = violations(stretches, {one.run_id for one in asked})
+            left = [f"run {run.id} is {run.state_name}" for run in final if run.state_type is not StateType.COMPLETED]
+            told = {run.id for run in final for said in (*wrong, *left) if str(run.id) in said}
+            histories = [line for run_id in told for line in _history(client, run_id, stretches, began_s)]
             busy = [worker.proxy.requests - count for worker, count in zip(workers, before, strict=True)]
-    stretches = read_stretches(records)
-    wrong = violations(stretches, {one.run_id for one in asked})
-    left = [f"run {run.id} is {run.state_name}" for run in final if run.state_type is not StateType.COMPLETED]
     empty_s = max((one.to_s for one in stretches), default=began_s) - began_s
     return Outcome(
         runs,
@@ -133,6 +142,7 @@ def _measure(folder: Path, runs: int, seed: int, within_s: float, driver: Path, 
         round(statistics.median(busy) / took_s * 60, 1),
         shaker.counts if shaker else {},
         sum(not one.ended for one in stretches),
+        histories,
     )
 
 
@@ -249,6 +259,19 @@ def _await_runs(
         shaker.mend()
     # A run that had ended may have been sent back since: what counts is how it is now.
     return [client.read_flow_run(UUID(run_id)) for run_id in asked]
+
+
+def _history(client: SyncPrefectClient, run_id: UUID, stretches: list[Stretch], began_s: float) -> list[str]:
+    """What a run says of itself, and what the server says of it, in order; in seconds since the first run."""
+    lines = [
+        (state.timestamp.timestamp(), f"{state.name}: {state.message or ''}")
+        for state in client.read_flow_run_states(run_id)
+    ]
+    for one in stretches:
+        if one.run == str(run_id):
+            ended = "came to its end" if one.ended else "was last seen"
+            lines += [(one.from_s, f"its code began on {one.node}"), (one.to_s, f"its code {ended} on {one.node}")]
+    return [f"  {str(run_id)[:8]} {at_s - began_s:7.1f} s  {text}" for at_s, text in sorted(lines)]
 
 
 class _Shaker:

@@ -36,6 +36,10 @@ else:
 
 __all__ = ["GpuWorker"]
 
+_PATIENCE = ("PREFECT_CLIENT_MAX_RETRIES", "8")
+"""A run whose code has ended and cannot say so is run again. Prefect's clients wait twice as long before each try: with
+8 tries an outage of the server of eight minutes is waited for, with Prefect's own 5 one minute."""
+
 
 class GpuWorker(Base):
     """To be put before a worker class of Prefect's."""
@@ -145,6 +149,7 @@ class GpuWorker(Base):
 
         Raises LookupError if it was not picked here, or a device of it has gone.
         """
+        configuration.env.setdefault(*_PATIENCE)
         own = {name: value for name, value in configuration.env.items() if value is not None}
         configuration.env |= self._dispatcher.environment(flow_run.id, own)
         nodes = self._dispatcher.other_nodes(flow_run.id)
