@@ -22,6 +22,7 @@ from trimtab_work_pools.diagnosis import Cause, Diagnosis, Ended, Largest, Peak,
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import Node
 from trimtab_work_pools.worker.control_plane import ControlPlane
+from trimtab_work_pools.worker.endings import completed_after_all
 from trimtab_work_pools.worker.learning import PEAK_GPU_MEMORY, PEAK_MEMORY
 from trimtab_work_pools.worker.picking import GANG
 
@@ -56,6 +57,8 @@ class Aftermath:
         try:
             run = await self._client.read_flow_run(run_id)
         except ObjectNotFound:
+            return
+        if await completed_after_all(self._client, run):
             return
         before = {cause: _count(run.labels, cause) for cause in Cause}
         ended = Ended(

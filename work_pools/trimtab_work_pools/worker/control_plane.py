@@ -41,6 +41,7 @@ from trimtab_work_pools.advertise import Advertisement, AdvertisementError
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import Demand
 from trimtab_work_pools.wishes import DemandError, read_demand
+from trimtab_work_pools.worker.endings import completed_after_all
 from trimtab_work_pools.worker.picking import NODE, Queued
 from trimtab_work_pools.worker.pool_policy import read_policy
 
@@ -243,9 +244,12 @@ class ControlPlane:
         itself, or was cancelled, stays so.
         """
         try:
-            state: Any = (await self._client.read_flow_run(run_id)).state
+            run = await self._client.read_flow_run(run_id)
         except ObjectNotFound:
             return
+        if await completed_after_all(self._client, run):
+            return
+        state: Any = run.state
         ended = state is None or (state.is_final() and not state.is_crashed())
         if not ended and not (state and (state.is_scheduled() or state.type is StateType.CANCELLING)):
             make: Any = _NEXT.get(name, Scheduled)

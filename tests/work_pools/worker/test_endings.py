@@ -1,0 +1,40 @@
+"""What becomes of a run whose process has gone, from what the server says of it."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.states import Completed, Crashed, Running
+
+from trimtab_work_pools.worker.control_plane import ControlPlane
+
+from .conftest import Pool
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("reported", "left"),
+    [
+        ([Running(), Completed(message="done"), Crashed()], "Completed"),
+        ([Running(), Crashed()], "Preempted"),
+        ([Running(), Completed(), Running(), Crashed()], "Preempted"),  # a second stretch, which did not complete
+        ([Running(), Completed()], "Completed"),
+    ],
+)
+async def test_a_run_that_had_completed_when_the_signal_came_stays_so(pool: Pool, reported, left: str) -> None:
+    run_id = uuid.UUID(pool.run(pool.deploy("any", cpus=1)))
+    async with get_client() as client:
+        for state in reported:
+            await client.set_flow_run_state(run_id, state, force=True)
+        await ControlPlane(client, pool.name).back_to_queue(run_id, "Preempted", "made way")
+        state = (await client.read_flow_run(run_id)).state
+        assert state.name == left
+        if len(reported) == 3:
+            assert state.message == "done"
