@@ -34,6 +34,7 @@ from trimtab_work_pools.worker.gang import Gangs
 from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
 from trimtab_work_pools.worker.lives import Lives, Processes
 from trimtab_work_pools.worker.lost_hosts import LostHosts
+from trimtab_work_pools.worker.pace import ADVERTISED_S, RENEW_S
 from trimtab_work_pools.worker.picking import Picked, Queued
 from trimtab_work_pools.worker.planning import Planning
 from trimtab_work_pools.worker.stopping import SUPERSEDED, Stopping
@@ -43,8 +44,6 @@ from trimtab_work_pools.worker.usage import Usage
 
 __all__ = ["Dispatcher"]
 
-_ADVERTISED_S = 30.0
-"""How long an advertisement is good; it is renewed three times as often."""
 _USAGE_S = 2.0
 """What runs use is looked at this often."""
 
@@ -377,12 +376,12 @@ class Dispatcher:
         if force or said != self._announced:
             self._announced = said
             announce(await self._control.pool_resource(), self._pool, self._worker, advertisement.to_text())
-        if force or self._now_s() - self._published_s >= _ADVERTISED_S / 3:
+        if force or self._now_s() - self._published_s >= RENEW_S:
             self._published_s = self._now_s()
             await self._control.publish(advertisement)
 
     def _advertisement(self, ledger: Ledger) -> Advertisement:
-        expires_s = self._now_s() + _ADVERTISED_S
+        expires_s = self._now_s() + ADVERTISED_S
         return Advertisement(self._worker, ledger.node, ledger.holdings, expires_s, self._draining, self._claims.host)
 
     # --- this host ---
