@@ -276,8 +276,8 @@ class ControlPlane:
         return response
 
 
-async def persistently(write: Callable[[], Awaitable[None]], what: str) -> None:
-    """Writes to the server, however long that is away. What the server refuses is logged and given up."""
+async def persistently(write: Callable[[], Awaitable[None]], what: str, refused_is_raised: bool = False) -> None:
+    """Writes to the server, however long that is away. What the server refuses is logged and given up, or raised."""
     logger, pause_s = get_logger("trimtab.worker"), _TRY_AGAIN_S
     while True:
         try:
@@ -285,8 +285,10 @@ async def persistently(write: Callable[[], Awaitable[None]], what: str) -> None:
         except httpx.HTTPError as error:
             status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
             if 400 <= status < 500 and status not in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS):
+                if refused_is_raised:
+                    raise
                 logger.error("The Prefect server refuses this (%s): %s", what, error)
                 return None
-            logger.warning("Not written yet (%s): %s. Tried again in %g s.", what, error, pause_s)
+            logger.warning("Not yet (%s): %s. Tried again in %g s.", what, error, pause_s)
         await anyio.sleep(pause_s)
         pause_s = min(2 * pause_s, _TRY_AGAIN_AT_MOST_S)

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 import anyio
@@ -87,13 +88,20 @@ class Dispatcher:
     # --- starting and stopping ---
 
     async def join(self, worker_type: str) -> None:
-        """Raises NotAdmitted if this worker cannot join the pool."""
+        """Returns when the server has answered, however long that is away, as Prefect's own worker waits for it.
+
+        Raises NotAdmitted if this worker cannot join the pool.
+        """
         if not self._claims.take_name(self._worker, self._pool, self._server):
             raise NotAdmitted(
                 f"a worker named {self._worker!r} of this pool runs on this host already: give this one another --name"
             )
         own = self._advertisement(await self._ledger())
-        await admit(self._client, self._control, self._pool, worker_type, own)
+        await persistently(
+            lambda: admit(self._client, self._control, self._pool, worker_type, own),
+            f"worker {self._worker} joins pool {self._pool}",
+            refused_is_raised=True,
+        )
 
     async def take_over(self) -> None:
         """Adopts runs that an earlier worker on this host left running, and sends back those that have gone."""
@@ -111,8 +119,13 @@ class Dispatcher:
             else:
                 self._claims.release(run_id, claim.claim_id)
                 self._logger.warning("Run %s was lost while no worker was here; it goes back", run_id)
-                why = f"its process on {self._node.name} has gone"
-                await self._control.back_to_queue(UUID(run_id), "Rescheduled", why)
+                back = partial(
+                    self._control.back_to_queue,
+                    UUID(run_id),
+                    "Rescheduled",
+                    f"its process on {self._node.name} has gone",
+                )
+                await persistently(back, f"run {run_id} goes back")
 
     def adopted(self) -> list[HostClaim]:
         """Claims that this worker took over when it began."""
@@ -144,7 +157,7 @@ class Dispatcher:
             fleet = self._planning.fleet
             self._largest = largest_of(one.node for one in fleet)
             queued = [one.queued for one in waiting if one.queued is not None]
-            if pool_limit is not None:
+            if pool_limit is not None and picked.starts:
                 left = max(0, pool_limit - await self._control.active())
                 room = left if room is None else min(room, left)
             self._gangs = dict(picked.gangs) | {

@@ -6,6 +6,7 @@ What Prefect does with a run then is unchanged.
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -64,13 +65,10 @@ class GpuWorker(Base):
             NodeSettings.from_environment()  # a wrong setting is said before anything is started
             lives = self._open_lives()
             await super().setup()
-            self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues), lives)
-            await self._dispatcher.join(self.type)
+            await self._join(lives)
         except (SettingError, LabelError, CacheSettingError, NotAdmitted) as error:
             not_started(str(error))
             raise
-        await self._admitted()
-        await self._dispatcher.take_over()
         self._drain = Drain(self._dispatcher, self._logger)
         self._drain.watch_signals()
         assert self._runs_task_group is not None
@@ -78,6 +76,17 @@ class GpuWorker(Base):
             self._runs_task_group.start_soon(self._dispatcher.await_adopted, claim)
             self._runs_task_group.start_soon(self._dispatcher.gangs.watch_again, claim.holding.run_id)
         self._runs_task_group.start_soon(self._listen)
+
+    async def _join(self, lives: Lives) -> None:
+        """What Prefect's setup has opened is closed again if the worker may not join, or is ended before it could."""
+        try:
+            self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues), lives)
+            await self._dispatcher.join(self.type)
+            await self._admitted()
+            await self._dispatcher.take_over()
+        except BaseException:
+            await super().teardown(*sys.exc_info())
+            raise
 
     async def teardown(self, *exc_info: Any) -> None:
         with anyio.CancelScope(shield=True):
