@@ -1,4 +1,4 @@
-"""`trimtab bench cost` measures each kind of request, and reckons the load of a fleet from how often workers make it."""
+"""`trimtab bench cost` measures each kind of request, and reckons a fleet's load from how often workers make it."""
 
 from __future__ import annotations
 

@@ -1,22 +1,22 @@
 """A pytest plugin for Prefect's own tests: our worker classes in place of Prefect's, before its tests import them.
 
-`BaseWorker`, `ProcessWorker` and `DockerWorker` are then GpuWorker over BaseWorker, GpuProcessWorker and GpuDockerWorker.
+`BaseWorker`, `ProcessWorker`, `DockerWorker` are then GpuWorker over BaseWorker, GpuProcessWorker, GpuDockerWorker.
 With TRIMTAB_IN_PLACE=0 they stay Prefect's: that is the baseline. test_prefect_suite.py says how it is run.
 
 What is done for Prefect's tests beside that, since they do what no pool does:
 - they give a worker a pool of another type: the check of the type, which would refuse it, is left out;
-- they call `run()` with a run that nobody picked: it is given a claim on nothing, so that it is told what a run is told;
+- they call `run()` with a run that nobody picked: it is given a claim on nothing, and told what a run is told;
 - the host is made large (1,000 CPUs), so that nothing waits for room, and its claims are in a folder of each test.
 """
 
 from __future__ import annotations
 
 import abc
+import contextlib
 import os
 import sys
 import types
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -86,10 +86,8 @@ def _loosen() -> None:
     async def admit(client: Any, control: Any, pool: str, worker_type: str, own: Any) -> None:
         from prefect.exceptions import ObjectNotFound
 
-        try:
+        with contextlib.suppress(ObjectNotFound):
             worker_type = (await client.read_work_pool(pool)).type
-        except ObjectNotFound:
-            pass
         await pool_type_matters(client, control, pool, worker_type, own)
 
     Dispatcher.claim = claim  # type: ignore[method-assign]
@@ -106,10 +104,9 @@ if IN_PLACE:
 
 
 @pytest.fixture(autouse=True)
-def host_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def host_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Claims of one test are nothing to the next."""
     monkeypatch.setenv("TRIMTAB_HOST_DIR", str(tmp_path_factory.mktemp("host")))
     for name, value in _NODE.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TRIMTAB_LAUNCH", os.environ.get("TRIMTAB_LAUNCH", "process"))
-    yield
