@@ -147,6 +147,9 @@ async def _events(bench: Bench, control: ControlPlane, workers: int) -> dict[str
         async def called(_: int) -> None:
             await emit(events, pool, *roll_called(workers, time.time()))
 
+        async def passed(_: int) -> None:
+            await emit(events, pool, "prefect.flow-run.Running", {})
+
         async def heard(tell: Awaitable[None]) -> None:
             await tell
             await listeners.hear(workers)
@@ -154,6 +157,7 @@ async def _events(bench: Bench, control: ControlPlane, workers: int) -> dict[str
         nobody = {
             "event": await bench.each(changed, most=200, settle_s=_PERSISTED_S),
             "roll_event": await bench.each(called, most=50, settle_s=_PERSISTED_S),
+            "passed": await bench.each(passed, most=200, settle_s=_PERSISTED_S),
         }
         async with listeners.open(workers):
             streams = await bench.rest(_REST_S)
@@ -161,10 +165,12 @@ async def _events(bench: Bench, control: ControlPlane, workers: int) -> dict[str
             all_hear = {
                 "event": await bench.each(lambda number: heard(changed(number)), settle_s=_PERSISTED_S),
                 "roll_event": await bench.each(lambda number: heard(called(number)), settle_s=_PERSISTED_S),
+                "passed": await bench.each(passed, most=200, settle_s=_PERSISTED_S),
             }
     each = {
         "event_heard": _per_listener(all_hear["event"], nobody["event"], workers),
         "roll_heard": _per_listener(all_hear["roll_event"], nobody["roll_event"], workers),
+        "event_passed": _per_listener(all_hear["passed"], nobody.pop("passed"), workers),
     }
     stream = Cost(streams.server_s / workers, streams.database_s / workers, streams.bytes / workers)
     return nobody | each | {"stream": stream}

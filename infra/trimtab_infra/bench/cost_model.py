@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 from trimtab_work_pools.worker import pace
 
-__all__ = ["EVENTS_A_RUN", "PREFECT_SYNC_S", "Cost", "Line", "Load", "reckon"]
+__all__ = ["HEARD_A_RUN", "PASSED_A_RUN", "PREFECT_SYNC_S", "Cost", "Line", "Load", "reckon"]
 
 PREFECT_SYNC_S = 30.0
 """Prefect's worker says that it is alive, and reads its pool, this often (PREFECT_WORKER_HEARTBEAT_SECONDS)."""
-EVENTS_A_RUN = 7
-"""That all workers hear of: Scheduled, Pending, Submitting, Running, an end; the node has changed when it started, and
-when it ended."""
+HEARD_A_RUN, PASSED_A_RUN = 4, 5
+"""Events that all workers hear of: Scheduled, Pending, the node has changed when it started and when it ended; and
+those that the server only looks at for each of them: Submitting, Running, Completed, and two of Prefect's worker."""
+
+
+_NO_REQUEST = ("stream", "roll_heard", "event_heard", "event_passed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,15 @@ class Load:
 
     @staticmethod
     def total(lines: tuple[Line, ...]) -> Line:
-        """All of them as one; an open stream is no request."""
-        asked = sum(line.per_s for line in lines if line.kind != "stream")
+        """All of them as one; an open stream is no request, nor what is sent over it."""
+        asked = sum(line.per_s for line in lines if line.kind not in _NO_REQUEST)
         server, database = sum(line.server_cores for line in lines), sum(line.database_cores for line in lines)
         return Line("all", asked, server, database, sum(line.bytes_per_s for line in lines))
 
 
 def reckon(costs: Mapping[str, Cost], workers: int, poll_s: float, whole_queue_read_s: float) -> Load:
     """The load of `workers` on one pool. `costs`: by kind (see `cost_parts`); those of an event are without listeners
-    (`event`, `roll_event`) and for each listener (`event_heard`, `roll_heard`).
+    (`event`, `roll_event`) and for each listener (`event_heard`, `roll_heard`; `event_passed`: it is not for them).
     """
     whole_s = pace.whole_queue_s(workers, whole_queue_read_s, poll_s)
     idle = {
@@ -73,7 +76,12 @@ def reckon(costs: Mapping[str, Cost], workers: int, poll_s: float, whole_queue_r
         "roll_event": 1 / pace.ROLL_S,
         "roll_heard": workers / pace.ROLL_S,
     }
-    a_run = {"claim": 1.0, "event": float(EVENTS_A_RUN), "event_heard": float(EVENTS_A_RUN * workers)}
+    a_run = {
+        "claim": 1.0,
+        "event": float(HEARD_A_RUN + PASSED_A_RUN),
+        "event_heard": float(HEARD_A_RUN * workers),
+        "event_passed": float(PASSED_A_RUN * workers),
+    }
     interval_s = pace.news_s(workers)
     news = _line("news", workers / interval_s if interval_s else 0.0, costs["news"])
     return Load(_lines(idle, costs), _lines(a_run, costs), news)

@@ -15,6 +15,9 @@ __all__ = ["NODE_CHANGED", "ROLL_CALLED", "announce", "call_roll", "subscribed"]
 NODE_CHANGED = "trimtab.node.changed"
 ROLL_CALLED = "trimtab.fleet.roll-called"
 _OF_INTEREST = ["prefect.flow-run.", "prefect.deployment.", "prefect.work-queue.", "trimtab.node.", "trimtab.fleet."]
+_OF_NO_INTEREST = [f"prefect.flow-run.{name}" for name in ("heartbeat", "Submitting", "Running", "Completed")]
+"""The claim was heard of before, and the room that a run leaves is announced by its worker. Each event that is sent
+costs the server something for each worker of the pool."""
 _RETRY_S = 5.0
 
 
@@ -43,7 +46,7 @@ async def subscribed(
     while True:
         try:
             wanted = EventFilter(
-                event=EventNameFilter(prefix=_OF_INTEREST),
+                event=EventNameFilter(prefix=_OF_INTEREST, exclude_name=_OF_NO_INTEREST),
                 any_resource=EventAnyResourceFilter(id=[await pool_resource()]),
             )
             async with get_events_subscriber(filter=wanted, reconnection_attempts=0) as events:
