@@ -24,6 +24,7 @@ from uuid import UUID
 import anyio
 import prefect
 import pytest
+from trimtab_exceptions import DOES_NOT_APPLY, FAILS_WITH_PREFECTS_TOO
 
 SOURCE = Path(os.environ["TRIMTAB_PREFECT_SOURCE"]).resolve()
 IN_PLACE = os.environ.get("TRIMTAB_IN_PLACE", "1") != "0"
@@ -110,3 +111,12 @@ def host_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     for name, value in _NODE.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TRIMTAB_LAUNCH", os.environ.get("TRIMTAB_LAUNCH", "process"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is not run, with the reason."""
+    for item in items:
+        name = item.nodeid.partition("::")[2].partition("[")[0]
+        why = FAILS_WITH_PREFECTS_TOO.get(name) or (DOES_NOT_APPLY.get(name) if IN_PLACE else None)
+        if why:
+            item.add_marker(pytest.mark.skip(reason=why))
