@@ -19,7 +19,7 @@ from prefect.states import Scheduled
 
 from trimtab_infra.bench.cost_model import Cost
 from trimtab_infra.bench.fleet_parts import Proxy
-from trimtab_work_pools.advertise import Advertisement
+from trimtab_work_pools.advertise import Advertisement, roll_to_text
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import Demand, Gpu, Grant, Node, Placement
 from trimtab_work_pools.worker.announce import NODE_CHANGED, ROLL_CALLED, subscribed
@@ -178,7 +178,7 @@ def node_changed(number: int, now_s: float) -> tuple[str, dict[str, object]]:
 def roll_called(workers: int, now_s: float) -> tuple[str, dict[str, object]]:
     """What the leader announces every few seconds."""
     expires_s = {advertisement(number, now_s).worker: now_s + 30.0 for number in range(workers)}
-    return ROLL_CALLED, {"work_pool": "cost", "worker": "leader", "expires_s": expires_s}
+    return ROLL_CALLED, {"work_pool": "cost", "worker": "leader", "roll": roll_to_text(expires_s)}
 
 
 async def queue_up(client: PrefectClient, pool: str, count: int) -> list[FlowRun]:

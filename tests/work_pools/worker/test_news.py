@@ -11,7 +11,7 @@ from prefect.events import Event, RelatedResource, Resource
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 from prefect.states import Cancelled
 
-from trimtab_work_pools.advertise import Advertisement
+from trimtab_work_pools.advertise import Advertisement, roll_to_text
 from trimtab_work_pools.resources import Node
 from trimtab_work_pools.worker.control_plane import ControlPlane
 from trimtab_work_pools.worker.known_queue import KnownQueue
@@ -96,16 +96,16 @@ async def test_a_roll_keeps_peers_and_an_unknown_name_is_read(pool: Pool) -> Non
         there = Advertisement("there", Node("n1", 1000, 1000), (), soon_s)
         await other.publish(there)
         assert await own.now(leads=False) == [there]
-        roll = {"work_pool": pool.name, "worker": "leader", "expires_s": {"there": soon_s + 20}}
+        roll = {"work_pool": pool.name, "worker": "leader", "roll": roll_to_text({"there": soon_s + 20})}
         assert not own.roll_called(roll)
         assert [one.expires_s for one in await own.now(leads=False)] == [soon_s + 20]
         await other.publish(Advertisement("late", Node("n2", 1000, 1000), (), soon_s + 20))
         assert len(await own.now(leads=False)) == 1
-        assert own.roll_called({**roll, "expires_s": {"there": soon_s + 20, "late": soon_s + 20}})
+        assert own.roll_called({**roll, "roll": roll_to_text({"there": soon_s + 20, "late": soon_s + 20})})
         assert {one.worker for one in await own.now(leads=False)} == {"there", "late"}
 
 
 @pytest.mark.parametrize("about", [{"work_pool": "another"}, {"worker": "own"}])
 def test_rolls_of_others_and_our_own_are_no_news(about: dict[str, str]) -> None:
     peers = Peers("own", "mine", None)  # type: ignore[arg-type] - nothing is asked
-    assert not peers.roll_called({"work_pool": "mine", "worker": "leader", "expires_s": {"new": 9e9}, **about})
+    assert not peers.roll_called({"work_pool": "mine", "worker": "leader", "roll": roll_to_text({"new": 9e9}), **about})

@@ -10,6 +10,8 @@ from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.logging import get_logger
 
+from trimtab_work_pools.advertise import roll_to_text
+
 __all__ = ["NODE_CHANGED", "ROLL_CALLED", "announce", "call_roll", "subscribed"]
 
 NODE_CHANGED = "trimtab.node.changed"
@@ -31,7 +33,7 @@ def announce(pool_resource: str, pool: str, worker: str, advertisement: str = ""
 def call_roll(pool_resource: str, pool: str, worker: str, expires_s: dict[str, float]) -> None:
     """Tells all until when the advertisement of each worker is good, by worker, so that they need not read it."""
     resource = {"prefect.resource.id": f"trimtab.fleet.{pool}", "prefect.resource.name": pool}
-    payload = {"work_pool": pool, "worker": worker, "expires_s": expires_s}
+    payload = {"work_pool": pool, "worker": worker, "roll": roll_to_text(expires_s)}
     emit_event(ROLL_CALLED, resource, related=[_role(pool_resource)], payload=payload)
 
 

@@ -49,8 +49,9 @@ class GpuWorker(Base):
         """Prefect's, made strict: an unknown key is refused by the server when the deployment is made."""
         template = super().get_default_base_job_template()
         variables = template["variables"]
-        definitions = variables["definitions"] if "definitions" in variables else variables["$defs"]
-        definitions["Resources"]["additionalProperties"] = False
+        definitions = variables.get("definitions") or variables.get("$defs") or {}
+        if "Resources" in definitions:  # a class of somebody's own on this one may ask for nothing
+            definitions["Resources"]["additionalProperties"] = False
         return template
 
     def _open_lives(self) -> Lives:

@@ -14,7 +14,7 @@ from typing import Any
 
 from prefect.logging import get_logger
 
-from trimtab_work_pools.advertise import Advertisement, AdvertisementError, later
+from trimtab_work_pools.advertise import Advertisement, AdvertisementError, later, roll_from_text
 from trimtab_work_pools.worker.announce import call_roll
 from trimtab_work_pools.worker.control_plane import ControlPlane
 from trimtab_work_pools.worker.pace import ROLL_S
@@ -62,7 +62,10 @@ class Peers:
         """Until when each worker's advertisement is good; whether there are some that are not known here yet."""
         if payload.get("work_pool") != self._pool or payload.get("worker") == self._worker:
             return False
-        expires_s = {str(worker): float(until_s) for worker, until_s in dict(payload.get("expires_s") or {}).items()}
+        try:
+            expires_s = roll_from_text(str(payload.get("roll") or ""))
+        except AdvertisementError:
+            return False  # what is on the server is read soon
         for worker, one in self._known.items():
             self._known[worker] = replace(one, expires_s=max(one.expires_s, expires_s.get(worker, 0.0)))
         now_s = self._control.now_s()
