@@ -28,6 +28,7 @@ NEEDED = (
     "pytest-xdist",
     "execnet",
     "respx",
+    "time-machine",
     "opentelemetry-test-utils==0.66b1",
 )
 PREFECT, DOCKER = "TRIMTAB_PREFECT_SOURCE", "TRIMTAB_PREFECT_DOCKER_SOURCE"

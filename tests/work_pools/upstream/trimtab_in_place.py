@@ -6,6 +6,7 @@ With TRIMTAB_IN_PLACE=0 they stay Prefect's: that is the baseline. test_prefect_
 What is done for Prefect's tests beside that, since they do what no pool does:
 - they give a worker a pool of another type: the check of the type, which would refuse it, is left out;
 - they call `run()` with a run that nobody picked: it is given a claim on nothing, and told what a run is told;
+- they ask a worker for its runs: it plans only then, and not by itself when something happens;
 - the host is made large (1,000 CPUs), so that nothing waits for room, and its claims are in a folder of each test.
 """
 
@@ -71,6 +72,7 @@ def _loosen() -> None:
     from trimtab_work_pools.resources import Demand, Placement
     from trimtab_work_pools.worker import admission
     from trimtab_work_pools.worker.dispatcher import Dispatcher
+    from trimtab_work_pools.worker.gpu_worker import GpuWorker
     from trimtab_work_pools.worker.host_claims import HostClaim
     from trimtab_work_pools.worker.picking import Queued
 
@@ -91,6 +93,10 @@ def _loosen() -> None:
             worker_type = (await client.read_work_pool(pool)).type
         await pool_type_matters(client, control, pool, worker_type, own)
 
+    async def listen(self: GpuWorker) -> None:
+        await anyio.sleep(0)
+
+    GpuWorker._listen = listen  # type: ignore[method-assign]
     Dispatcher.claim = claim  # type: ignore[method-assign]
     import trimtab_work_pools.worker.dispatcher as module
 

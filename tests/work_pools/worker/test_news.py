@@ -9,7 +9,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.events import Event, RelatedResource, Resource
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Failed, Running
 
 from trimtab_work_pools.advertise import Advertisement, roll_to_text
 from trimtab_work_pools.resources import Node
@@ -109,3 +109,22 @@ async def test_a_roll_keeps_peers_and_an_unknown_name_is_read(pool: Pool) -> Non
 def test_rolls_of_others_and_our_own_are_no_news(about: dict[str, str]) -> None:
     peers = Peers("own", "mine", None)  # type: ignore[arg-type] - nothing is asked
     assert not peers.roll_called({"work_pool": "mine", "worker": "leader", "roll": roll_to_text({"new": 9e9}), **about})
+
+
+@pytest.mark.anyio
+async def test_a_run_whose_process_waits_to_try_again_is_for_nobody_until_that_has_gone(pool: Pool) -> None:
+    """Else a worker that does not know of the process would start a second copy beside it."""
+    run_id = uuid.UUID(pool.run(pool.deploy("any", cpus=1)))
+    async with get_client() as client:
+        control = ControlPlane(client, pool.name)
+        priorities = await control.queue_priorities(set())
+        await client.set_flow_run_state(run_id, Running(), force=True)
+        run = await client.read_flow_run(run_id)
+        run.empirical_policy.retries = 2
+        await client.update_flow_run(run_id, empirical_policy=run.empirical_policy)
+        await client.set_flow_run_state(run_id, Failed())
+        assert (await client.read_flow_run(run_id)).state_name == "AwaitingRetry"
+        assert await control.waiting(10.0, priorities) == []
+        assert await control.waiting_of([run_id], priorities) == []
+        await control.back_to_queue(run_id, "Rescheduled", "its process has gone")
+        assert [one.flow_run.id for one in await control.waiting(10.0, priorities)] == [run_id]

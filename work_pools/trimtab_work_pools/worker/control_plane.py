@@ -44,10 +44,12 @@ from trimtab_work_pools.wishes import DemandError, read_demand
 from trimtab_work_pools.worker.picking import NODE, Queued
 from trimtab_work_pools.worker.pool_policy import read_policy
 
-__all__ = ["ControlPlane", "Waiting", "persistently"]
+__all__ = ["RETRIES", "ControlPlane", "Waiting", "persistently", "retries_in_process"]
 
 _NEXT: Mapping[str, Any] = {"GangEnded": Cancelled, "GangFailed": Failed}
 """What becomes of runs that are stopped for such a reason; of all others: they are scheduled."""
+RETRIES = "AwaitingRetry"
+"""Name of the state of a run between two tries of its flow."""
 _TRY_AGAIN_S, _TRY_AGAIN_AT_MOST_S = 1.0, 30.0
 _SAME_CLOCK_S = 3.0
 _PAGE = 200
@@ -170,7 +172,7 @@ class ControlPlane:
         return await self._planned(runs, queues, asked_s)
 
     async def _planned(self, runs: list[FlowRun], queues: Mapping[str, int], asked_s: float) -> list[Waiting]:
-        runs = [run for run in runs if run.work_queue_name in queues]
+        runs = [run for run in runs if run.work_queue_name in queues and not retries_in_process(run)]
         await self._know_deployments({run.deployment_id for run in runs if run.deployment_id})
         return [self._waiting(run, queues[run.work_queue_name or ""], asked_s) for run in runs]
 
@@ -243,21 +245,23 @@ class ControlPlane:
         itself, or was cancelled, stays so.
         """
         try:
-            state: Any = (await self._client.read_flow_run(run_id)).state
+            run = await self._client.read_flow_run(run_id)
         except ObjectNotFound:
             return
+        state: Any = run.state
         ended = state is None or (state.is_final() and not state.is_crashed())
-        if not ended and not (state and (state.is_scheduled() or state.type is StateType.CANCELLING)):
+        if not ended and not (state and (_waits(run) or state.type is StateType.CANCELLING)):
             make: Any = _NEXT.get(name, Scheduled)
             await self._client.set_flow_run_state(run_id, make(name=name, message=message), force=True)
 
     async def crashed(self, run_id: UUID, message: str) -> None:
         """For a run that has ended without saying how. One that has, or that waits again, stays so."""
         try:
-            state: Any = (await self._client.read_flow_run(run_id)).state
+            run = await self._client.read_flow_run(run_id)
         except ObjectNotFound:
             return
-        if state is None or not (state.is_final() or state.is_scheduled() or state.type is StateType.CANCELLING):
+        state: Any = run.state
+        if state is None or not (state.is_final() or _waits(run) or state.type is StateType.CANCELLING):
             crashed: Any = Crashed(message=message)
             await self._client.set_flow_run_state(run_id, crashed, force=True)
 
@@ -274,6 +278,16 @@ class ControlPlane:
             ahead_s = parsedate_to_datetime(response.headers["date"]).timestamp() - time.time()
             self._ahead_s = ahead_s if abs(ahead_s) > _SAME_CLOCK_S else 0.0
         return response
+
+
+def retries_in_process(run: FlowRun) -> bool:
+    """It is scheduled, but not for a worker: its own process waits until it is due, and runs it again."""
+    return run.state_name == RETRIES and run.empirical_policy.retry_type == "in_process"
+
+
+def _waits(run: FlowRun) -> bool:
+    """It waits for a worker."""
+    return run.state is not None and run.state.is_scheduled() and not retries_in_process(run)
 
 
 async def persistently(write: Callable[[], Awaitable[None]], what: str, refused_is_raised: bool = False) -> None:

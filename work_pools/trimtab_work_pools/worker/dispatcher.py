@@ -412,8 +412,9 @@ class Dispatcher:
         return ledger
 
     def close(self) -> None:
-        """Lets the driver of the GPUs go."""
+        """Lets the driver of the GPUs go, and the name of the worker."""
         self._this_node.close()
+        self._claims.leave_name()
 
     def _now_s(self) -> float:
         return self._control.now_s()

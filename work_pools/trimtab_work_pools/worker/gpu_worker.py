@@ -43,6 +43,7 @@ class GpuWorker(Base):
 
     _dispatcher: Dispatcher
     _drain: Drain
+    _joined = False
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -64,12 +65,14 @@ class GpuWorker(Base):
     async def setup(self) -> None:
         try:
             NodeSettings.from_environment()  # a wrong setting is said before anything is started
+            await self._leave()  # it may be set up once more: its name and its devices are its own
             lives = self._open_lives()
             await super().setup()
             await self._join(lives)
         except (SettingError, LabelError, CacheSettingError, NotAdmitted) as error:
             not_started(str(error))
             raise
+        self._joined = True
         self._drain = Drain(self._dispatcher, self._logger)
         self._drain.watch_signals()
         assert self._runs_task_group is not None
@@ -90,12 +93,19 @@ class GpuWorker(Base):
             raise
 
     async def teardown(self, *exc_info: Any) -> None:
+        await self._leave()
+        await super().teardown(*exc_info)
+
+    async def _leave(self) -> None:
+        """Peers and this host are told; nothing if it has not joined, or has left."""
+        if not self._joined:
+            return
+        self._joined = False
         with anyio.CancelScope(shield=True):
             self._drain.stop_watching()
             with contextlib.suppress(Exception):  # the server may be the reason why it stops
                 await self._dispatcher.withdraw()
             self._dispatcher.close()
-        await super().teardown(*exc_info)
 
     async def _listen(self) -> None:
         """Plans as soon as something has happened, rather than at the next poll."""
