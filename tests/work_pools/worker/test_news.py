@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
+import anyio
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.events import Event, RelatedResource, Resource
@@ -14,6 +16,7 @@ from prefect.states import Cancelled, Failed, Running
 from trimtab_work_pools.advertise import Advertisement, roll_to_text
 from trimtab_work_pools.resources import Node
 from trimtab_work_pools.worker.control_plane import ControlPlane
+from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.known_queue import KnownQueue
 from trimtab_work_pools.worker.peers import Peers
 
@@ -128,3 +131,21 @@ async def test_a_run_whose_process_waits_to_try_again_is_for_nobody_until_that_h
         assert await control.waiting_of([run_id], priorities) == []
         await control.back_to_queue(run_id, "Rescheduled", "its process has gone")
         assert [one.flow_run.id for one in await control.waiting(10.0, priorities)] == [run_id]
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_leaves_is_not_advertised_again_by_the_round_it_was_in(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIMTAB_HOST_DIR", str(tmp_path / "host"))
+    async with get_client() as client:
+        dispatcher, control = Dispatcher("leaves", pool.name, client, set()), ControlPlane(client, pool.name)
+        await dispatcher.join("gpu-process")
+        async with anyio.create_task_group() as rounds:
+            rounds.start_soon(dispatcher.pick, 10.0, None, None)
+            await anyio.wait_all_tasks_blocked()
+            await dispatcher.withdraw()
+        assert await control.advertisements() == ([], [])
+        assert await dispatcher.pick(10.0, None, None) == []
+        assert await control.advertisements() == ([], [])
+        dispatcher.close()

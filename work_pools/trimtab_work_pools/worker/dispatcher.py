@@ -45,6 +45,7 @@ from trimtab_work_pools.worker.usage import Usage
 
 __all__ = ["Dispatcher"]
 
+_LAST_ROUND_S = 5.0
 _USAGE_S = 2.0
 """What runs use is looked at this often."""
 
@@ -80,7 +81,7 @@ class Dispatcher:
         self._mine: dict[str, HostClaim] = {}
         self._lock = anyio.Lock()
         self._wake = anyio.Event()
-        self._draining = False
+        self._draining = self._gone = False
         self._left = anyio.Event()
         self._announced, self._published_s = "", 0.0
         self._logger = get_logger("trimtab.worker")
@@ -132,7 +133,13 @@ class Dispatcher:
         return list(self._mine.values())
 
     async def withdraw(self) -> None:
-        """No advertisement any more; peers plan without this node at once."""
+        """No advertisement any more; peers plan without this node at once. A round that is being planned ends before,
+        or it would advertise once more.
+        """
+        self._gone = True
+        with anyio.move_on_after(_LAST_ROUND_S):
+            async with self._lock:
+                pass
         announce(await self._control.pool_resource(), self._pool, self._worker)
         await self._control.withdraw(self._worker)
 
@@ -146,6 +153,8 @@ class Dispatcher:
     async def pick(self, prefetch_s: float, pool_limit: int | None, room: int | None) -> list[FlowRun]:
         """The runs to start here now, with their devices claimed; and the housekeeping of one round."""
         async with self._lock:
+            if self._gone:
+                return []
             ledger = await self._ledger()
             await self._advertise(ledger)
             alive = {claim.holding.run_id for claim in self._claims.all() if claim.running}
