@@ -7,6 +7,7 @@ expires: the capacity of a worker that has died is gone then, and what it would 
 from __future__ import annotations
 
 import base64
+import json
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,16 @@ from trimtab_work_pools.queue.gpu_rooms import Occupant, fleet_of, run_of
 from trimtab_work_pools.queue.workload import Fleet
 from trimtab_work_pools.resources import Inventory, Node
 
-__all__ = ["Advertisement", "AdvertisementError", "clash", "current", "fleet_from", "later"]
+__all__ = [
+    "Advertisement",
+    "AdvertisementError",
+    "clash",
+    "current",
+    "fleet_from",
+    "later",
+    "roll_from_text",
+    "roll_to_text",
+]
 
 _PLAIN = 4000
 """Characters up to which an advertisement is written as JSON that people can read; a Prefect variable holds 5,000."""
@@ -68,6 +78,23 @@ class Advertisement:
 
 
 _ADAPTER = TypeAdapter(Advertisement)
+
+
+def roll_to_text(expires_s: Mapping[str, float]) -> str:
+    """Until when the advertisement of each worker is good, by worker; packed, for every worker is sent it again and
+    again: some 6 characters a worker.
+    """
+    plain = json.dumps({worker: round(until_s, 1) for worker, until_s in sorted(expires_s.items())})
+    return base64.b85encode(zlib.compress(plain.encode(), 9)).decode()
+
+
+def roll_from_text(text: str) -> dict[str, float]:
+    """Raises AdvertisementError if it is no roll."""
+    try:
+        found = json.loads(zlib.decompress(base64.b85decode(text)))
+        return {str(worker): float(until_s) for worker, until_s in found.items()}
+    except (ValueError, TypeError, AttributeError, zlib.error) as error:
+        raise AdvertisementError(f"a roll that was called cannot be read: {error}") from None
 
 
 def current(advertisements: Iterable[Advertisement], now_s: float) -> tuple[Advertisement, ...]:

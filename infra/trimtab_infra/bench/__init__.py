@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from trimtab_infra.bench.act import act
+from trimtab_infra.bench.cost import cost
 from trimtab_infra.bench.decentral import decentral
 from trimtab_infra.bench.fleet import fleet
 from trimtab_infra.bench.live import live
@@ -19,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure the 
 app.command("placement")(placement)
 app.command("live")(live)
 app.command("fleet")(fleet)
+app.command("cost")(cost)
 app.command("queue")(queue)
 app.command("decentral")(decentral)
 app.command("trigger")(trigger)

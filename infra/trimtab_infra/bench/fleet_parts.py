@@ -106,10 +106,10 @@ class Server:
 
 
 class Proxy:
-    """Passes TCP on to a server, counts requests to its API, and can be cut."""
+    """Passes TCP on to a server, counts requests to its API and bytes, and can be cut."""
 
     def __init__(self, to_port: int) -> None:
-        self.port, self.requests, self.cut = free_port(), 0, False
+        self.port, self.requests, self.bytes, self.cut = free_port(), 0, 0, False
         self._to_port = to_port
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -145,6 +145,7 @@ class Proxy:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: bool) -> None:
         try:
             while data := await reader.read(65536):
+                self.bytes += len(data)
                 if count:
                     self.requests += len(_REQUEST.findall(data))
                 writer.write(data)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from trimtab_infra.bench.fleet_parts import Proxy
 from trimtab_work_pools.advertise import Advertisement, clash
 from trimtab_work_pools.resources import Node
 
@@ -55,6 +56,22 @@ def test_a_worker_of_the_wrong_type_does_not_start(pool: Pool) -> None:
 
 def test_a_wrong_setting_is_named(pool: Pool) -> None:
     assert "TRIMTAB_NODE_CPUS must be a number above 0, not 'many'" in refused(pool.worker("a", node_cpus="many"), pool)
+
+
+def test_a_worker_that_is_started_before_its_server_waits_for_it(pool: Pool) -> None:
+    """As Prefect's own does; and one that is ended before it could join leaves without a traceback of ours."""
+    proxy = Proxy(int(pool.env["PREFECT_API_URL"].split(":")[2].split("/")[0]))
+    proxy.set_cut(True)
+    api = {"PREFECT_API_URL": f"http://127.0.0.1:{proxy.port}/api"}
+    ended = pool.worker("a", api, node_cpus=1)
+    waits = pool.worker("b", api, node_cpus=1)
+    until(lambda: pool.logs().count("Tried again in 1 s") >= 2, 60, "both wait for the server")
+    ended.send_signal(signal.SIGTERM)
+    ended.wait(30)
+    assert "cancel scope" not in pool.logs()
+    proxy.set_cut(False)
+    pool.await_state(pool.run(pool.deploy("any", cpus=1)), "Completed", 90)
+    assert waits.poll() is None
 
 
 @pytest.mark.timeout(300)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
+import anyio
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.events import Event, RelatedResource, Resource
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Failed, Running
 
-from trimtab_work_pools.advertise import Advertisement
+from trimtab_work_pools.advertise import Advertisement, roll_to_text
 from trimtab_work_pools.resources import Node
 from trimtab_work_pools.worker.control_plane import ControlPlane
+from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.known_queue import KnownQueue
 from trimtab_work_pools.worker.peers import Peers
 
@@ -96,16 +99,53 @@ async def test_a_roll_keeps_peers_and_an_unknown_name_is_read(pool: Pool) -> Non
         there = Advertisement("there", Node("n1", 1000, 1000), (), soon_s)
         await other.publish(there)
         assert await own.now(leads=False) == [there]
-        roll = {"work_pool": pool.name, "worker": "leader", "expires_s": {"there": soon_s + 20}}
+        roll = {"work_pool": pool.name, "worker": "leader", "roll": roll_to_text({"there": soon_s + 20})}
         assert not own.roll_called(roll)
-        assert [one.expires_s for one in await own.now(leads=False)] == [soon_s + 20]
+        assert [one.expires_s for one in await own.now(leads=False)] == [pytest.approx(soon_s + 20, abs=0.1)]
         await other.publish(Advertisement("late", Node("n2", 1000, 1000), (), soon_s + 20))
         assert len(await own.now(leads=False)) == 1
-        assert own.roll_called({**roll, "expires_s": {"there": soon_s + 20, "late": soon_s + 20}})
+        assert own.roll_called({**roll, "roll": roll_to_text({"there": soon_s + 20, "late": soon_s + 20})})
         assert {one.worker for one in await own.now(leads=False)} == {"there", "late"}
 
 
 @pytest.mark.parametrize("about", [{"work_pool": "another"}, {"worker": "own"}])
 def test_rolls_of_others_and_our_own_are_no_news(about: dict[str, str]) -> None:
     peers = Peers("own", "mine", None)  # type: ignore[arg-type] - nothing is asked
-    assert not peers.roll_called({"work_pool": "mine", "worker": "leader", "expires_s": {"new": 9e9}, **about})
+    assert not peers.roll_called({"work_pool": "mine", "worker": "leader", "roll": roll_to_text({"new": 9e9}), **about})
+
+
+@pytest.mark.anyio
+async def test_a_run_whose_process_waits_to_try_again_is_for_nobody_until_that_has_gone(pool: Pool) -> None:
+    """Else a worker that does not know of the process would start a second copy beside it."""
+    run_id = uuid.UUID(pool.run(pool.deploy("any", cpus=1)))
+    async with get_client() as client:
+        control = ControlPlane(client, pool.name)
+        priorities = await control.queue_priorities(set())
+        await client.set_flow_run_state(run_id, Running(), force=True)
+        run = await client.read_flow_run(run_id)
+        run.empirical_policy.retries = 2
+        await client.update_flow_run(run_id, empirical_policy=run.empirical_policy)
+        await client.set_flow_run_state(run_id, Failed())
+        assert (await client.read_flow_run(run_id)).state_name == "AwaitingRetry"
+        assert await control.waiting(10.0, priorities) == []
+        assert await control.waiting_of([run_id], priorities) == []
+        await control.back_to_queue(run_id, "Rescheduled", "its process has gone")
+        assert [one.flow_run.id for one in await control.waiting(10.0, priorities)] == [run_id]
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_leaves_is_not_advertised_again_by_the_round_it_was_in(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIMTAB_HOST_DIR", str(tmp_path / "host"))
+    async with get_client() as client:
+        dispatcher, control = Dispatcher("leaves", pool.name, client, set()), ControlPlane(client, pool.name)
+        await dispatcher.join("gpu-process")
+        async with anyio.create_task_group() as rounds:
+            rounds.start_soon(dispatcher.pick, 10.0, None, None)
+            await anyio.wait_all_tasks_blocked()
+            await dispatcher.withdraw()
+        assert await control.advertisements() == ([], [])
+        assert await dispatcher.pick(10.0, None, None) == []
+        assert await control.advertisements() == ([], [])
+        dispatcher.close()

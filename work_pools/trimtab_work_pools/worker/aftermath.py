@@ -21,7 +21,7 @@ from prefect.types._datetime import DateTime, from_timestamp
 from trimtab_work_pools.diagnosis import Cause, Diagnosis, Ended, Largest, Peak, Step, diagnose, lost_host
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import Node
-from trimtab_work_pools.worker.control_plane import ControlPlane
+from trimtab_work_pools.worker.control_plane import ControlPlane, retries_in_process
 from trimtab_work_pools.worker.endings import completed_after_all
 from trimtab_work_pools.worker.learning import PEAK_GPU_MEMORY, PEAK_MEMORY
 from trimtab_work_pools.worker.picking import GANG
@@ -87,7 +87,8 @@ class Aftermath:
     async def host_lost(self, run_id: UUID) -> None:
         """A run that no worker holds any more starts again elsewhere; a member of a gang is Crashed: rank 0 sees it."""
         run = await self._client.read_flow_run(run_id)
-        if run.state is None or run.state.type not in (StateType.PENDING, StateType.RUNNING):
+        active = run.state is not None and run.state.type in (StateType.PENDING, StateType.RUNNING)
+        if not active and not retries_in_process(run):
             return
         before = {cause: _count(run.labels, cause) for cause in Cause}
         diagnosis = lost_host(before)

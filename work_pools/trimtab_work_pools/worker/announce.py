@@ -10,11 +10,16 @@ from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.logging import get_logger
 
+from trimtab_work_pools.advertise import roll_to_text
+
 __all__ = ["NODE_CHANGED", "ROLL_CALLED", "announce", "call_roll", "subscribed"]
 
 NODE_CHANGED = "trimtab.node.changed"
 ROLL_CALLED = "trimtab.fleet.roll-called"
 _OF_INTEREST = ["prefect.flow-run.", "prefect.deployment.", "prefect.work-queue.", "trimtab.node.", "trimtab.fleet."]
+_OF_NO_INTEREST = [f"prefect.flow-run.{name}" for name in ("heartbeat", "Submitting", "Running", "Completed")]
+"""The claim was heard of before, and the room that a run leaves is announced by its worker. Each event that is sent
+costs the server something for each worker of the pool."""
 _RETRY_S = 5.0
 
 
@@ -28,7 +33,7 @@ def announce(pool_resource: str, pool: str, worker: str, advertisement: str = ""
 def call_roll(pool_resource: str, pool: str, worker: str, expires_s: dict[str, float]) -> None:
     """Tells all until when the advertisement of each worker is good, by worker, so that they need not read it."""
     resource = {"prefect.resource.id": f"trimtab.fleet.{pool}", "prefect.resource.name": pool}
-    payload = {"work_pool": pool, "worker": worker, "expires_s": expires_s}
+    payload = {"work_pool": pool, "worker": worker, "roll": roll_to_text(expires_s)}
     emit_event(ROLL_CALLED, resource, related=[_role(pool_resource)], payload=payload)
 
 
@@ -43,7 +48,7 @@ async def subscribed(
     while True:
         try:
             wanted = EventFilter(
-                event=EventNameFilter(prefix=_OF_INTEREST),
+                event=EventNameFilter(prefix=_OF_INTEREST, exclude_name=_OF_NO_INTEREST),
                 any_resource=EventAnyResourceFilter(id=[await pool_resource()]),
             )
             async with get_events_subscriber(filter=wanted, reconnection_attempts=0) as events:

@@ -45,10 +45,12 @@ from trimtab_work_pools.worker.endings import completed_after_all
 from trimtab_work_pools.worker.picking import NODE, Queued
 from trimtab_work_pools.worker.pool_policy import read_policy
 
-__all__ = ["ControlPlane", "Waiting", "persistently"]
+__all__ = ["RETRIES", "ControlPlane", "Waiting", "persistently", "retries_in_process"]
 
 _NEXT: Mapping[str, Any] = {"GangEnded": Cancelled, "GangFailed": Failed}
 """What becomes of runs that are stopped for such a reason; of all others: they are scheduled."""
+RETRIES = "AwaitingRetry"
+"""Name of the state of a run between two tries of its flow."""
 _TRY_AGAIN_S, _TRY_AGAIN_AT_MOST_S = 1.0, 30.0
 _SAME_CLOCK_S = 3.0
 _PAGE = 200
@@ -171,7 +173,7 @@ class ControlPlane:
         return await self._planned(runs, queues, asked_s)
 
     async def _planned(self, runs: list[FlowRun], queues: Mapping[str, int], asked_s: float) -> list[Waiting]:
-        runs = [run for run in runs if run.work_queue_name in queues]
+        runs = [run for run in runs if run.work_queue_name in queues and not retries_in_process(run)]
         await self._know_deployments({run.deployment_id for run in runs if run.deployment_id})
         return [self._waiting(run, queues[run.work_queue_name or ""], asked_s) for run in runs]
 
@@ -251,17 +253,18 @@ class ControlPlane:
             return
         state: Any = run.state
         ended = state is None or (state.is_final() and not state.is_crashed())
-        if not ended and not (state and (state.is_scheduled() or state.type is StateType.CANCELLING)):
+        if not ended and not (state and (_waits(run) or state.type is StateType.CANCELLING)):
             make: Any = _NEXT.get(name, Scheduled)
             await self._client.set_flow_run_state(run_id, make(name=name, message=message), force=True)
 
     async def crashed(self, run_id: UUID, message: str) -> None:
         """For a run that has ended without saying how. One that has, or that waits again, stays so."""
         try:
-            state: Any = (await self._client.read_flow_run(run_id)).state
+            run = await self._client.read_flow_run(run_id)
         except ObjectNotFound:
             return
-        if state is None or not (state.is_final() or state.is_scheduled() or state.type is StateType.CANCELLING):
+        state: Any = run.state
+        if state is None or not (state.is_final() or _waits(run) or state.type is StateType.CANCELLING):
             crashed: Any = Crashed(message=message)
             await self._client.set_flow_run_state(run_id, crashed, force=True)
 
@@ -280,8 +283,18 @@ class ControlPlane:
         return response
 
 
-async def persistently(write: Callable[[], Awaitable[None]], what: str) -> None:
-    """Writes to the server, however long that is away. What the server refuses is logged and given up."""
+def retries_in_process(run: FlowRun) -> bool:
+    """It is scheduled, but not for a worker: its own process waits until it is due, and runs it again."""
+    return run.state_name == RETRIES and run.empirical_policy.retry_type == "in_process"
+
+
+def _waits(run: FlowRun) -> bool:
+    """It waits for a worker."""
+    return run.state is not None and run.state.is_scheduled() and not retries_in_process(run)
+
+
+async def persistently(write: Callable[[], Awaitable[None]], what: str, refused_is_raised: bool = False) -> None:
+    """Writes to the server, however long that is away. What the server refuses is logged and given up, or raised."""
     logger, pause_s = get_logger("trimtab.worker"), _TRY_AGAIN_S
     while True:
         try:
@@ -289,8 +302,10 @@ async def persistently(write: Callable[[], Awaitable[None]], what: str) -> None:
         except httpx.HTTPError as error:
             status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
             if 400 <= status < 500 and status not in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS):
+                if refused_is_raised:
+                    raise
                 logger.error("The Prefect server refuses this (%s): %s", what, error)
                 return None
-            logger.warning("Not written yet (%s): %s. Tried again in %g s.", what, error, pause_s)
+            logger.warning("Not yet (%s): %s. Tried again in %g s.", what, error, pause_s)
         await anyio.sleep(pause_s)
         pause_s = min(2 * pause_s, _TRY_AGAIN_AT_MOST_S)

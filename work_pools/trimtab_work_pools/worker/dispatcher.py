@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 import anyio
@@ -34,6 +35,7 @@ from trimtab_work_pools.worker.gang import Gangs
 from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
 from trimtab_work_pools.worker.lives import Lives, Processes
 from trimtab_work_pools.worker.lost_hosts import LostHosts
+from trimtab_work_pools.worker.pace import ADVERTISED_S, RENEW_S
 from trimtab_work_pools.worker.picking import Picked, Queued
 from trimtab_work_pools.worker.planning import Planning
 from trimtab_work_pools.worker.stopping import SUPERSEDED, Stopping
@@ -43,8 +45,7 @@ from trimtab_work_pools.worker.usage import Usage
 
 __all__ = ["Dispatcher"]
 
-_ADVERTISED_S = 30.0
-"""How long an advertisement is good; it is renewed three times as often."""
+_LAST_ROUND_S = 5.0
 _USAGE_S = 2.0
 """What runs use is looked at this often."""
 
@@ -80,7 +81,7 @@ class Dispatcher:
         self._mine: dict[str, HostClaim] = {}
         self._lock = anyio.Lock()
         self._wake = anyio.Event()
-        self._draining = False
+        self._draining = self._gone = False
         self._left = anyio.Event()
         self._announced, self._published_s = "", 0.0
         self._logger = get_logger("trimtab.worker")
@@ -88,13 +89,20 @@ class Dispatcher:
     # --- starting and stopping ---
 
     async def join(self, worker_type: str) -> None:
-        """Raises NotAdmitted if this worker cannot join the pool."""
+        """Returns when the server has answered, however long that is away, as Prefect's own worker waits for it.
+
+        Raises NotAdmitted if this worker cannot join the pool.
+        """
         if not self._claims.take_name(self._worker, self._pool, self._server):
             raise NotAdmitted(
                 f"a worker named {self._worker!r} of this pool runs on this host already: give this one another --name"
             )
         own = self._advertisement(await self._ledger())
-        await admit(self._client, self._control, self._pool, worker_type, own)
+        await persistently(
+            lambda: admit(self._client, self._control, self._pool, worker_type, own),
+            f"worker {self._worker} joins pool {self._pool}",
+            refused_is_raised=True,
+        )
 
     async def take_over(self) -> None:
         """Adopts runs that an earlier worker on this host left running, and sends back those that have gone."""
@@ -112,15 +120,26 @@ class Dispatcher:
             else:
                 self._claims.release(run_id, claim.claim_id)
                 self._logger.warning("Run %s was lost while no worker was here; it goes back", run_id)
-                why = f"its process on {self._node.name} has gone"
-                await self._control.back_to_queue(UUID(run_id), "Rescheduled", why)
+                back = partial(
+                    self._control.back_to_queue,
+                    UUID(run_id),
+                    "Rescheduled",
+                    f"its process on {self._node.name} has gone",
+                )
+                await persistently(back, f"run {run_id} goes back")
 
     def adopted(self) -> list[HostClaim]:
         """Claims that this worker took over when it began."""
         return list(self._mine.values())
 
     async def withdraw(self) -> None:
-        """No advertisement any more; peers plan without this node at once."""
+        """No advertisement any more; peers plan without this node at once. A round that is being planned ends before,
+        or it would advertise once more.
+        """
+        self._gone = True
+        with anyio.move_on_after(_LAST_ROUND_S):
+            async with self._lock:
+                pass
         announce(await self._control.pool_resource(), self._pool, self._worker)
         await self._control.withdraw(self._worker)
 
@@ -134,6 +153,8 @@ class Dispatcher:
     async def pick(self, prefetch_s: float, pool_limit: int | None, room: int | None) -> list[FlowRun]:
         """The runs to start here now, with their devices claimed; and the housekeeping of one round."""
         async with self._lock:
+            if self._gone:
+                return []
             ledger = await self._ledger()
             await self._advertise(ledger)
             alive = {claim.holding.run_id for claim in self._claims.all() if claim.running}
@@ -145,7 +166,7 @@ class Dispatcher:
             fleet = self._planning.fleet
             self._largest = largest_of(one.node for one in fleet)
             queued = [one.queued for one in waiting if one.queued is not None]
-            if pool_limit is not None:
+            if pool_limit is not None and picked.starts:
                 left = max(0, pool_limit - await self._control.active())
                 room = left if room is None else min(room, left)
             self._gangs = dict(picked.gangs) | {
@@ -377,12 +398,12 @@ class Dispatcher:
         if force or said != self._announced:
             self._announced = said
             announce(await self._control.pool_resource(), self._pool, self._worker, advertisement.to_text())
-        if force or self._now_s() - self._published_s >= _ADVERTISED_S / 3:
+        if force or self._now_s() - self._published_s >= RENEW_S:
             self._published_s = self._now_s()
             await self._control.publish(advertisement)
 
     def _advertisement(self, ledger: Ledger) -> Advertisement:
-        expires_s = self._now_s() + _ADVERTISED_S
+        expires_s = self._now_s() + ADVERTISED_S
         return Advertisement(self._worker, ledger.node, ledger.holdings, expires_s, self._draining, self._claims.host)
 
     # --- this host ---
@@ -400,8 +421,9 @@ class Dispatcher:
         return ledger
 
     def close(self) -> None:
-        """Lets the driver of the GPUs go."""
+        """Lets the driver of the GPUs go, and the name of the worker."""
         self._this_node.close()
+        self._claims.leave_name()
 
     def _now_s(self) -> float:
         return self._control.now_s()

@@ -58,7 +58,8 @@ class GpuDockerWorker(GpuWorker, DockerWorker):
 
     async def teardown(self, *exc_info: Any) -> None:
         await super().teardown(*exc_info)
-        self._containers.close()
+        if hasattr(self, "_containers"):  # else it was never set up
+            self._containers.close()
 
     async def run(
         self,

@@ -6,6 +6,7 @@ What Prefect does with a run then is unchanged.
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -46,14 +47,16 @@ class GpuWorker(Base):
 
     _dispatcher: Dispatcher
     _drain: Drain
+    _joined = False
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
         """Prefect's, made strict: an unknown key is refused by the server when the deployment is made."""
         template = super().get_default_base_job_template()
         variables = template["variables"]
-        definitions = variables["definitions"] if "definitions" in variables else variables["$defs"]
-        definitions["Resources"]["additionalProperties"] = False
+        definitions = variables.get("definitions") or variables.get("$defs") or {}
+        if "Resources" in definitions:  # a class of somebody's own on this one may ask for nothing
+            definitions["Resources"]["additionalProperties"] = False
         return template
 
     def _open_lives(self) -> Lives:
@@ -66,15 +69,14 @@ class GpuWorker(Base):
     async def setup(self) -> None:
         try:
             NodeSettings.from_environment()  # a wrong setting is said before anything is started
+            await self._leave()  # it may be set up once more: its name and its devices are its own
             lives = self._open_lives()
             await super().setup()
-            self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues), lives)
-            await self._dispatcher.join(self.type)
+            await self._join(lives)
         except (SettingError, LabelError, CacheSettingError, NotAdmitted) as error:
             not_started(str(error))
             raise
-        await self._admitted()
-        await self._dispatcher.take_over()
+        self._joined = True
         self._drain = Drain(self._dispatcher, self._logger)
         self._drain.watch_signals()
         assert self._runs_task_group is not None
@@ -83,13 +85,31 @@ class GpuWorker(Base):
             self._runs_task_group.start_soon(self._dispatcher.gangs.watch_again, claim.holding.run_id)
         self._runs_task_group.start_soon(self._listen)
 
+    async def _join(self, lives: Lives) -> None:
+        """What Prefect's setup has opened is closed again if the worker may not join, or is ended before it could."""
+        try:
+            self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues), lives)
+            await self._dispatcher.join(self.type)
+            await self._admitted()
+            await self._dispatcher.take_over()
+        except BaseException:
+            await super().teardown(*sys.exc_info())
+            raise
+
     async def teardown(self, *exc_info: Any) -> None:
+        await self._leave()
+        await super().teardown(*exc_info)
+
+    async def _leave(self) -> None:
+        """Peers and this host are told; nothing if it has not joined, or has left."""
+        if not self._joined:
+            return
+        self._joined = False
         with anyio.CancelScope(shield=True):
             self._drain.stop_watching()
             with contextlib.suppress(Exception):  # the server may be the reason why it stops
                 await self._dispatcher.withdraw()
             self._dispatcher.close()
-        await super().teardown(*exc_info)
 
     async def _listen(self) -> None:
         """Plans as soon as something has happened, rather than at the next poll."""

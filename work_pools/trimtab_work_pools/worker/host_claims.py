@@ -110,7 +110,7 @@ class HostClaims:
         return hashlib.sha256(f"{machine}{self.directory.resolve()}".encode()).hexdigest()[:12]
 
     def take_name(self, worker: str, pool: str, server: str) -> bool:
-        """Whether no other worker of this host has that name; it is this process's then, until it ends."""
+        """Whether no other worker of this host has that name; it is this one's then, until it or its process ends."""
         digest = hashlib.sha256(f"{server} {pool} {worker}".encode()).hexdigest()[:16]
         name = (self.directory / f"worker-{digest}.lock").open("w")
         try:
@@ -120,6 +120,12 @@ class HostClaims:
             return False
         self._name = name
         return True
+
+    def leave_name(self) -> None:
+        """Another worker may have it."""
+        if self._name is not None:
+            self._name.close()
+            self._name = None
 
     def acquire(self, claim: HostClaim) -> bool:
         """Enters the claim, unless a device of it is held by others or the run is claimed already."""

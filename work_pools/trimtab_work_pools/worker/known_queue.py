@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
 
 from trimtab_work_pools.wishes import DemandError
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
+from trimtab_work_pools.worker.pace import news_s, queues_s, whole_queue_s
 from trimtab_work_pools.worker.picking import AWAITING, BAD_DEMAND, NEVER, Queued
 
 __all__ = ["KnownQueue"]
@@ -25,14 +26,7 @@ __all__ = ["KnownQueue"]
 _RUN, _DEPLOYMENT = "prefect.flow-run.", "prefect.deployment."
 _ONLY_SAID = {AWAITING, NEVER, BAD_DEMAND, "Late"}
 """Names of states that change nothing but what people see."""
-_WORKERS_AT_ONCE = 10
-"""Up to so many workers ask for every run at once; beyond, all of them together ask 100 times a second."""
-_NEWS_EACH_S = 0.01
 _DEPLOYMENTS_S = 30.0
-_SHARE_OF_SERVER = 0.5
-_WHOLE_AT_MOST_S = 300.0
-"""All workers together keep half a core of the server busy with reading the whole queue, unless each would do that less
-often than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +82,12 @@ class KnownQueue:
         `everything`: all that was heard of is read.
         """
         now_s = self._control.now_s()
-        if now_s - self._queues_read_s > max(5.0, workers / 20) * self._jitter:
+        if now_s - self._queues_read_s > queues_s(workers) * self._jitter:
             self._queues_read_s = now_s
             self._priorities = await self._control.queue_priorities(self._queues)
         if now_s - self._read_s > self._whole_again_s(workers):
             await self._read_all(now_s, max(prefetch_s, 2 * self._whole_again_s(workers)))
-        elif (
-            everything
-            or workers <= _WORKERS_AT_ONCE
-            or now_s - self._news_read_s > workers * _NEWS_EACH_S * self._jitter
-        ):
+        elif everything or now_s - self._news_read_s >= news_s(workers) * self._jitter:
             await self.read()
         return sorted(
             (one for one in self._waiting.values() if one.due_s <= now_s + prefetch_s),
@@ -152,7 +142,7 @@ class KnownQueue:
         often: float = PREFECT_WORKER_QUERY_SECONDS.value() * 0.9
         if not self._live:
             return often
-        return max(often, min(workers * self._cost_s / _SHARE_OF_SERVER, _WHOLE_AT_MOST_S) * self._jitter)
+        return max(often, whole_queue_s(workers, self._cost_s, 0.0) * self._jitter)
 
 
 def _deployment(event: Event) -> UUID | None:

@@ -14,17 +14,19 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
+    FlowRunFilterStateName,
     FlowRunFilterStateType,
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.logging import get_logger
 
 from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.advertise import Advertisement
 from trimtab_work_pools.lost import unheld
 from trimtab_work_pools.worker.aftermath import Aftermath
+from trimtab_work_pools.worker.control_plane import RETRIES, retries_in_process
 
 __all__ = ["LostHosts"]
 
@@ -56,13 +58,19 @@ class LostHosts:
                 get_logger("trimtab.worker").warning("Run %s, whose host is lost: %s; tried again", run_id, error)
 
     async def _active(self) -> list[str]:
-        states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING]))
+        """Also those whose process waits to try again."""
+        busy = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING]))
+        retrying = FlowRunFilterState(name=FlowRunFilterStateName(any_=[RETRIES]))
+        found = [run for state in (busy, retrying) for run in await self._all(state)]
+        return [str(run.id) for run in found if run.state_name != RETRIES or retries_in_process(run)]
+
+    async def _all(self, states: FlowRunFilterState) -> list[FlowRun]:
         pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._pool]))
-        found: list[str] = []
+        found: list[FlowRun] = []
         while True:
             page = await self._client.read_flow_runs(
                 flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool, limit=_PAGE, offset=len(found)
             )
-            found += [str(run.id) for run in page]
+            found += page
             if len(page) < _PAGE:
                 return found

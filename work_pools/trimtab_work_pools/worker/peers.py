@@ -14,13 +14,13 @@ from typing import Any
 
 from prefect.logging import get_logger
 
-from trimtab_work_pools.advertise import Advertisement, AdvertisementError, later
+from trimtab_work_pools.advertise import Advertisement, AdvertisementError, later, roll_from_text
 from trimtab_work_pools.worker.announce import call_roll
 from trimtab_work_pools.worker.control_plane import ControlPlane
+from trimtab_work_pools.worker.pace import ROLL_S
 
 __all__ = ["Peers"]
 
-_READ_AGAIN_S = 5.0
 _NO_ROLL_S, _SPREAD_S = 12.0, 8.0
 """Without a roll for so long, all is read; not by everybody at once."""
 
@@ -36,7 +36,7 @@ class Peers:
 
     async def now(self, leads: bool) -> list[Advertisement]:
         """All that is known of them; some of it may have expired. `leads`: this worker reads for all."""
-        if self._control.now_s() - self._read_s > (_READ_AGAIN_S if leads else self._no_roll_s):
+        if self._control.now_s() - self._read_s > (ROLL_S if leads else self._no_roll_s):
             self._read_s = self._control.now_s()
             advertised, problems = await self._control.advertisements()
             for problem in problems:
@@ -62,7 +62,10 @@ class Peers:
         """Until when each worker's advertisement is good; whether there are some that are not known here yet."""
         if payload.get("work_pool") != self._pool or payload.get("worker") == self._worker:
             return False
-        expires_s = {str(worker): float(until_s) for worker, until_s in dict(payload.get("expires_s") or {}).items()}
+        try:
+            expires_s = roll_from_text(str(payload.get("roll") or ""))
+        except AdvertisementError:
+            return False  # what is on the server is read soon
         for worker, one in self._known.items():
             self._known[worker] = replace(one, expires_s=max(one.expires_s, expires_s.get(worker, 0.0)))
         now_s = self._control.now_s()

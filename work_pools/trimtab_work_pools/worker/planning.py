@@ -12,14 +12,12 @@ from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.worker.announce import NODE_CHANGED, ROLL_CALLED, subscribed
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
 from trimtab_work_pools.worker.known_queue import KnownQueue
+from trimtab_work_pools.worker.pace import policy_s
 from trimtab_work_pools.worker.peers import Peers
 from trimtab_work_pools.worker.picking import Picked, concerned, pick
 from trimtab_work_pools.worker.pool_policy import PolicyError
 
 __all__ = ["Planning"]
-
-_POLICY_S = 30.0
-"""The policy is read this often, and less often by many workers: by all of them together at most ten times a second."""
 
 
 class Planning:
@@ -76,7 +74,7 @@ class Planning:
         return self._queue.heard(event)
 
     async def _read_policy(self) -> None:
-        if self._control.now_s() - self._policy_read_s > max(_POLICY_S, len(self.fleet) / 10):
+        if self._control.now_s() - self._policy_read_s > policy_s(len(self.fleet)):
             self._policy_read_s = self._control.now_s()
             try:
                 self.policy = await self._control.policy()

@@ -1,0 +1,39 @@
+"""Tests of Prefect's that are not run with our classes in place, by name, and why."""
+
+from __future__ import annotations
+
+__all__ = ["DOES_NOT_APPLY", "FAILS_WITH_PREFECTS_TOO"]
+
+_MORE = "answers itself, in place of the server, only what Prefect's worker asks; ours asks for the fleet as well"
+_CLIENTS = "counts the clients of the Docker engine; ours has one more, to find its containers again"
+
+DOES_NOT_APPLY: dict[str, str] = {
+    "test_worker_sends_heartbeat_gets_id": _MORE,
+    "TestWorkerSelfAttribution::test_setup_sets_worker_name_env_var": _MORE,
+    "test_docker_client_default_timeout_configuration": _CLIENTS,
+    "test_docker_client_overwrite_timeout_configuration": _CLIENTS,
+}
+
+_STARTER = (
+    "is of an older commit: Prefect 3.8.8 starts runs through WorkspaceResolvingEngineCommandStarter, the test looks at"
+    " EngineCommandStarter"
+)
+_ENGINE = "needs a Docker engine that can pull images"
+
+FAILS_WITH_PREFECTS_TOO: dict[str, str] = {
+    "test_worker_process_run_flow_run_with_env_variables_job_config_defaults": _STARTER,
+    "test_process_worker_working_dir_override": _STARTER,
+    "test_process_worker_uses_auto_uv_command_for_project_working_dir": _STARTER,
+    "test_process_worker_auto_uv_command_uses_absolute_project_path": _STARTER,
+    "test_process_worker_auto_uv_command_honors_job_variable_env": _STARTER,
+    "test_process_worker_keeps_engine_command_without_project": _STARTER,
+    "test_process_worker_stream_output_override": _STARTER,
+    "test_process_worker_executes_flow_run_with_engine_starter": _STARTER,
+    "TestSubmit::test_basic": "is of an older commit: Prefect 3.8.8 pins its own version for the upload of a bundle",
+    "test_stream_container_logs_on_real_container": _ENGINE,
+    "test_container_result": _ENGINE,
+    "test_container_auto_remove": _ENGINE,
+    "test_container_metadata": _ENGINE,
+    "test_container_name_collision": _ENGINE,
+    "test_container_result_async": _ENGINE,
+}
