@@ -151,6 +151,6 @@ def test_resources_of_the_policy_lie_over_those_of_the_deployment() -> None:
 
 
 def test_a_count_of_rows_that_is_none_counts_as_none() -> None:
-    from trimtab_flows.decide import _rows
+    from trimtab_flows.reported import _rows
 
     assert [_rows(figure) for figure in (float("nan"), float("inf"), -3.0, 0.0, 12.0)] == [0, 0, 0, 0, 12]

@@ -20,6 +20,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import httpx
 from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from prefect.client.orchestration import get_client
 
@@ -155,7 +156,8 @@ def application(
             event = event_of(body, signature, datetime.fromtimestamp(now_s, UTC))
             taken.take(signature, now_s)
             try:
-                pass_on(event)
+                # In a thread: while Prefect is slow to answer, others are.
+                await run_in_threadpool(pass_on, event)
             except Exception as error:
                 taken.give_back(signature)
                 raise Refused(
