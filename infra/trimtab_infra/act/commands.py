@@ -105,7 +105,8 @@ def webhook(
         server = application(secret.get_secret_value().encode())
     except ValueError as error:
         raise UserError(f"TRIMTAB_WEBHOOK_SECRET: {error}") from None
-    uvicorn.run(server, host=host, port=port, log_level="warning")
+    # What Prefect has not taken by then is answered by nobody, and sent again.
+    uvicorn.run(server, host=host, port=port, log_level="warning", timeout_graceful_shutdown=10)
 
 
 async def _must_be_told(tell: Sequence[str]) -> None:

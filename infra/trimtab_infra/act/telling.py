@@ -1,4 +1,4 @@
-"""Who is told of a decision to retrain: Prefect's notification blocks, by `type/name`, as the policy's field `tell` has it.
+"""Who is told of a decision to retrain: Prefect's notification blocks, by `type/name`, as in the policy's field `tell`.
 
 Prefect sends the message itself (the automation action send-notification), so a block's secrets stay on its server.
 """
@@ -38,7 +38,7 @@ async def _block(client: PrefectClient, name: str) -> UUID:
         found = await client.read_block_document_by_name(document, kind, include_secrets=False)
     except ObjectNotFound:
         raise NoSuchBlock(
-            f"policy: field tell: the Prefect server has no block {name!r}; make it (in the UI under Blocks) and try again"
+            f"policy: field tell: the Prefect server has no block {name!r}; make it (in the UI under Blocks) first"
         ) from None
     able = found.block_schema.capabilities if found.block_schema is not None else []
     if "notify" not in able:
