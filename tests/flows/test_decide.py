@@ -148,7 +148,8 @@ def test_what_others_log_counts_however_many_runs_there_are(monitored: str) -> N
 def test_a_no_is_what_became_of_a_decision(monitored: str) -> None:
     """It is not announced again, and the model cools down as after a retraining."""
     policy = {**NEVER, "needs_approval": True}
-    asked = decide(STEADY, policy, order=FORCE, because="a test", as_of=APRIL)
+    order = {**FORCE, "issued": "2024-04-03T13:00:00+00:00"}
+    asked = decide(STEADY, policy, order=order, because="a test", as_of=APRIL + timedelta(hours=2))
     assert (asked.verdict, asked.needs_approval) == ("retrain", True)
     assert not is_at_an_end(MODEL, asked.decision)
     assert keep_answer(MODEL, asked.decision, Answer("refused", "a test"))
@@ -157,7 +158,7 @@ def test_a_no_is_what_became_of_a_decision(monitored: str) -> None:
     assert kept is not None
     assert (str(kept), is_at_an_end(MODEL, asked.decision)) == ("a test said no", True)
     assert is_acted_on(MODEL, asked.decision, "retrain")
-    again = decide(STEADY, policy, because="a test", as_of=APRIL + timedelta(hours=1))
+    again = decide(STEADY, policy, because="a test", as_of=APRIL + timedelta(hours=3))
     assert (again.verdict, again.reasons[-1][:22]) == ("wait", "No retraining now: the"), again.reasons
     assert not keep_answer(MODEL, "of no decision", Answer("refused"))
 

@@ -134,7 +134,11 @@ class Bench:
         asked = {"filter": {"event": {"name": ["trimtab.metric.logged"]}, "related": related}}
         told = until(lambda: self._told(asked, points), f"{points} events")
         self.quiet(began, 12)
-        counts = {flow: len(self.runs(flow, began)) for flow in ("decide", "dispatch", "retrain")}
+        found = {flow: self.runs(flow, began) for flow in ("decide", "dispatch", "retrain")}
+        for run in found["dispatch"]:
+            decision, attempt = run.parameters.get("decision"), run.parameters.get("attempt")
+            sys.stderr.write(f"dispatch {run.id} of {decision}, attempt {attempt}, made {run.created}, {run.state_name}\n")
+        counts = {flow: len(runs) for flow, runs in found.items()}
         self._mlflow.delete_run(run.info.run_id)
         return {"points": points, "logged_s": round(logged_s, 1), "events": told, **counts}
 

@@ -59,7 +59,10 @@ def sent() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def client(clock: Clock, sent: list[dict[str, Any]]) -> TestClient:
-    return TestClient(application(SECRET, sent.append, clock))
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    return TestClient(application(SECRET, send, clock))
 
 
 def headers(body: bytes, at_s: float, secret: bytes = SECRET) -> dict[str, str]:
@@ -149,7 +152,7 @@ def test_a_large_body_is_not_read(client: TestClient, clock: Clock):
 def test_what_prefect_did_not_take_may_be_sent_again(clock: Clock):
     sent: list[dict[str, Any]] = []
 
-    def flaky(event: dict[str, Any]) -> None:
+    async def flaky(event: dict[str, Any]) -> None:
         sent.append(event)
         if len(sent) == 1:
             raise httpx.ConnectError("away")
@@ -215,7 +218,8 @@ def test_while_prefect_is_slow_others_are_answered(outside: dict[str, str]) -> N
                 assert httpx.get(f"{address}/health", timeout=5).json() == {"status": "ok"}
                 assert httpx.post(f"{address}/orders", content=b"{}", timeout=5).status_code == 401
                 assert not order.done()
-        assert isinstance(order.exception(30), httpx.TransportError) or order.result().status_code == 503
+        # Stopped, it waits 10 s for Prefect and no longer; who sent the order knows that it was not taken.
+        assert isinstance(order.exception(30), httpx.TransportError) or order.result().status_code >= 500
 
 
 def test_an_order_reaches_a_real_prefect_server(server: str):
