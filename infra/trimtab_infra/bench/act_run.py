@@ -135,9 +135,9 @@ class Bench:
         told = until(lambda: self._told(asked, points), f"{points} events")
         self.quiet(began, 12)
         found = {flow: self.runs(flow, began) for flow in ("decide", "dispatch", "retrain")}
-        for run in found["dispatch"]:
-            decision, attempt = run.parameters.get("decision"), run.parameters.get("attempt")
-            sys.stderr.write(f"dispatch {run.id} of {decision}, attempt {attempt}, made {run.created}, {run.state_name}\n")
+        for each in found["dispatch"]:
+            asked = f"{each.parameters.get('decision')}, attempt {each.parameters.get('attempt')}"
+            sys.stderr.write(f"dispatch {each.id} of {asked}, made {each.created}, {each.state_name}\n")
         counts = {flow: len(runs) for flow, runs in found.items()}
         self._mlflow.delete_run(run.info.run_id)
         return {"points": points, "logged_s": round(logged_s, 1), "events": told, **counts}
