@@ -7,7 +7,7 @@ announced, one question is asked about it, and decisions that ask for the same w
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,12 +21,16 @@ from prefect.runtime import flow_run
 from prefect.states import Scheduled
 from pydantic import Field
 
-from trimtab_flows.retrain_runs import one_at_a_time, open_questions, run_key, runs_of, runs_since
+from trimtab_flows.retrain_runs import is_dispatched, one_at_a_time, open_questions, run_key, runs_of, runs_since
 
 __all__ = ["Approval", "NoDeployment", "dispatch"]
 
 #: Seconds a person has to answer; afterwards the run fails, and with it the decision.
 ANSWER_WITHIN_S = 7 * 86400
+
+
+#: By how much the clocks of hosts may differ.
+_CLOCKS_DIFFER = timedelta(seconds=60)
 
 
 class NoDeployment(LookupError):
@@ -121,13 +125,14 @@ def _same_work(client: SyncPrefectClient, model: str, windows: str, moment: date
     """A run that trains on the same windows no later than wanted: not at its end, or made after this was announced."""
     announced = (client.read_flow_run(UUID(flow_run.id)).created if flow_run.id else None) or datetime.now(UTC)
     for run in runs_since(client, model, announced):
-        if run.parameters.get("windows") != windows:
+        # One that a person made is of no decision.
+        if run.parameters.get("windows") != windows or not is_dispatched(run):
             continue
         starts = run.next_scheduled_start_time if run.state_type == StateType.SCHEDULED else None
         if run.state_type == StateType.COMPLETED:
             if run.created is not None and run.created >= announced:
                 return run
-        elif not (run.state and run.state.is_final()) and (starts is None or starts <= moment):
+        elif not (run.state and run.state.is_final()) and (starts is None or starts <= moment + _CLOCKS_DIFFER):
             return run
     return None
 

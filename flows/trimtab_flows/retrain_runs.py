@@ -30,6 +30,7 @@ __all__ = [
     "MAX_ATTEMPTS",
     "age",
     "cancel",
+    "is_dispatched",
     "one_at_a_time",
     "open_questions",
     "run_key",
@@ -56,6 +57,11 @@ _OPEN = sorted(set(StateType) - TERMINAL_STATES)
 def run_key(decision: str, attempt: int) -> str:
     """Prefect's idempotency key of the retrain run of a decision: however often it is made, it is one."""
     return f"trimtab/{decision}/{attempt}"
+
+
+def is_dispatched(run: FlowRun) -> bool:
+    """Whether a retrain run was made for a decision; else a person made it."""
+    return (run.idempotency_key or "").startswith("trimtab/")
 
 
 def runs_of(decision: str) -> list[FlowRun]:
