@@ -136,8 +136,8 @@ class Bench:
         self.quiet(began, 12)
         found = {flow: self.runs(flow, began) for flow in ("decide", "dispatch", "retrain")}
         for each in found["dispatch"]:
-            asked = f"{each.parameters.get('decision')}, attempt {each.parameters.get('attempt')}"
-            sys.stderr.write(f"dispatch {each.id} of {asked}, made {each.created}, {each.state_name}\n")
+            named = f"{each.parameters.get('decision')}, attempt {each.parameters.get('attempt')}"
+            sys.stderr.write(f"dispatch {each.id} of {named}, made {each.created}, {each.state_name}\n")
         counts = {flow: len(runs) for flow, runs in found.items()}
         self._mlflow.delete_run(run.info.run_id)
         return {"points": points, "logged_s": round(logged_s, 1), "events": told, **counts}
