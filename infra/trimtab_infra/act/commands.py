@@ -106,7 +106,7 @@ def webhook(
     except ValueError as error:
         raise UserError(f"TRIMTAB_WEBHOOK_SECRET: {error}") from None
     # What Prefect has not taken by then is answered by nobody, and sent again.
-    uvicorn.run(server, host=host, port=port, log_level="warning", timeout_graceful_shutdown=10)
+    uvicorn.run(server, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
 
 
 async def _must_be_told(tell: Sequence[str]) -> None:

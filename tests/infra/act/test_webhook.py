@@ -218,7 +218,7 @@ def test_while_prefect_is_slow_others_are_answered(outside: dict[str, str]) -> N
                 assert httpx.get(f"{address}/health", timeout=5).json() == {"status": "ok"}
                 assert httpx.post(f"{address}/orders", content=b"{}", timeout=5).status_code == 401
                 assert not order.done()
-        # Stopped, it waits 10 s for Prefect and no longer; who sent the order knows that it was not taken.
+        # Stopped, it waits 5 s for Prefect and no longer; who sent the order knows that it was not taken.
         assert isinstance(order.exception(30), httpx.TransportError) or order.result().status_code >= 500
 
 
