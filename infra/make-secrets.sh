@@ -20,6 +20,8 @@ for name in postgres_password prefect_database_password mlflow_database_password
 	mlflow_admin_password mlflow_session_key; do
 	keep "$name" "$(random)"
 done
+# 32 bytes, as Fernet wants them. Another key later, and no block can be read.
+keep prefect_encryption_key "$(head -c 32 /dev/urandom | base64 | tr -d '\n' | tr '+/' '-_')"
 keep prefect_auth_string "trimtab:$(random)"
 keep redis_url "redis://default:$(cat "$folder/redis_password")@redis:6379/0"
 keep docket_url "redis://default:$(cat "$folder/redis_password")@redis:6379/1"

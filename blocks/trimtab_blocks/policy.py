@@ -101,7 +101,9 @@ class RetrainPolicy(Block):
     deadline_hours: float | None = Field(default=None, ge=0.01, description="Wanted done so long after it may start")
     regions: list[str] = Field(default_factory=list, description="Where the data may be processed; none: anywhere")
     needs_approval: bool = Field(default=False, description="Whether a person has to agree first")
-    tell: list[str] = Field(default_factory=list, description="Who is told")
+    tell: list[str] = Field(
+        default_factory=list, description="Notification blocks that tell people, like slack-webhook/NAME"
+    )
     name: str = Field(default="", description="For people")
     format: Literal[1] = 1
     revision: int = Field(default=1, ge=1, description="Counts the changes; `trimtab policy save` does")

@@ -6,7 +6,7 @@ that turns a decision into a run is declared in prefect.yaml too, with its deplo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -135,23 +135,28 @@ class When:
 
 @dataclass(frozen=True)
 class Rule:
-    """One automation: when it is set off, a deployment runs.
+    """One automation: when it is set off, a deployment runs, or people are told.
 
     Attributes:
         name: unique on the server; it begins with the model's name.
         description: for people.
         when: what sets it off.
-        deployment: ``flow/deployment``.
+        deployment: ``flow/deployment``; empty: people are told instead.
         parameters: of the run; ``{{ event... }}`` is filled in and keeps its type (not in ``all_of`` rules).
         after_s: seconds that the run waits, so that what comes in the meantime is in its evidence.
+        tell: Prefect notification blocks, ``type/name``.
+        subject, body: of the message, with ``{{ event... }}`` filled in.
     """
 
     name: str
     description: str
     when: When
-    deployment: str
-    parameters: Mapping[str, Any]
+    deployment: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     after_s: float = 0
+    tell: tuple[str, ...] = ()
+    subject: str = ""
+    body: str = ""
 
 
 def rules(
@@ -161,6 +166,7 @@ def rules(
     max_age_days: float | None = None,
     gather_s: float = GATHER_S,
     both_within_days: float = 14,
+    tell: Sequence[str] = (),
 ) -> tuple[Rule, ...]:
     """The automations of one model.
 
@@ -171,64 +177,94 @@ def rules(
         max_age_days: decide if no retraining ended for so long (the policy still has the say); None: no such rule.
         gather_s: metric events that follow within so many seconds are decided on together.
         both_within_days: how near to each other drift and labels must come to count as one.
+        tell: Prefect notification blocks that tell of each decision to retrain, ``type/name``; none: no such rule.
     """
     given = {"recipe": recipe, "policy": policy}
-    # What our own monitoring logs, it has decided on itself.
-    foreign = {"trimtab.stage": "!monitor"}
-    metric = When((METRIC_LOGGED,), foreign, within_s=gather_s)
-    drift = When((METRIC_LOGGED,), {**foreign, "trimtab.metric": "drift/*"}, within_s=60)
     found = [
-        Rule(
-            f"{model}: decide on metrics",
-            "A drift or performance metric that anyone logged to MLflow leads to a decision.",
-            metric,
-            f"decide/{model}",
-            {**given, "because": "{{ event.resource['trimtab.metric'] }} was logged"},
-            after_s=gather_s,
-        ),
-        Rule(
-            f"{model}: dispatch decisions",
-            "A decision to retrain becomes a retrain run, with the priority, deadline and regions of the policy.",
-            When((RETRAIN_REQUESTED,)),
-            f"dispatch/{model}",
-            {
-                name: f"{{{{ event.payload.{name} }}}}"
-                for name in ("recipe", "windows", "decision", "model", "resources", "at", "needs_approval", "attempt")
-            },
-        ),
-        Rule(
-            f"{model}: decide on drift with labels",
-            "Drift, and labels enough to judge by, lead to a decision.",
-            When(all_of=(drift, When((LABELS_ARRIVED,), within_s=60)), within_s=both_within_days * 86400),
-            f"decide/{model}",
-            {**given, "because": "inputs drifted and labels arrived"},
-            after_s=gather_s,
-        ),
-        Rule(
-            f"{model}: follow the business",
-            "An order to force, forbid or postpone a retraining is kept, and decided on.",
-            When(ORDERS),
-            f"decide/{model}",
-            {
-                **given,
-                # Whoever emits the event may leave out all but its name.
-                "order": {
-                    "kind": f"{{{{ {_KIND} }}}}",
-                    "issued": "{{ event.payload.issued | default(event.occurred | string, true) }}",
-                    **{name: f"{{{{ event.payload.{name} | default('') }}}}" for name in ("until", "reason", "source")},
-                },
-                "because": f"the business said {{{{ {_KIND} }}}}",
-            },
-        ),
+        _on_metrics(model, given, gather_s),
+        _dispatch(model),
+        _on_drift_with_labels(model, given, gather_s, both_within_days),
+        _on_orders(model, given),
     ]
     if max_age_days is not None:
-        found.append(
-            Rule(
-                f"{model}: decide on age",
-                f"No retraining for {max_age_days:g} days leads to a decision.",
-                When((MODEL_TRAINED,), within_s=max_age_days * 86400, posture="Proactive"),
-                f"decide/{model}",
-                {**given, "because": f"no retraining in {max_age_days:g} days"},
-            )
-        )
+        found.append(_on_age(model, given, max_age_days))
+    if tell:
+        found.append(_telling(model, tuple(tell)))
     return tuple(found)
+
+
+#: What our own monitoring logs, it has decided on itself.
+_FOREIGN: Mapping[str, Any] = {"trimtab.stage": "!monitor"}
+
+
+def _on_metrics(model: str, given: Mapping[str, Any], gather_s: float) -> Rule:
+    return Rule(
+        f"{model}: decide on metrics",
+        "A drift or performance metric that anyone logged to MLflow leads to a decision.",
+        When((METRIC_LOGGED,), _FOREIGN, within_s=gather_s),
+        f"decide/{model}",
+        {**given, "because": "{{ event.resource['trimtab.metric'] }} was logged"},
+        after_s=gather_s,
+    )
+
+
+def _dispatch(model: str) -> Rule:
+    fields = ("recipe", "windows", "decision", "model", "resources", "at", "needs_approval", "attempt")
+    return Rule(
+        f"{model}: dispatch decisions",
+        "A decision to retrain becomes a retrain run, with the priority, deadline and regions of the policy.",
+        When((RETRAIN_REQUESTED,)),
+        f"dispatch/{model}",
+        {name: f"{{{{ event.payload.{name} }}}}" for name in fields},
+    )
+
+
+def _on_drift_with_labels(model: str, given: Mapping[str, Any], gather_s: float, within_days: float) -> Rule:
+    drift = When((METRIC_LOGGED,), {**_FOREIGN, "trimtab.metric": "drift/*"}, within_s=60)
+    return Rule(
+        f"{model}: decide on drift with labels",
+        "Drift, and labels enough to judge by, lead to a decision.",
+        When(all_of=(drift, When((LABELS_ARRIVED,), within_s=60)), within_s=within_days * 86400),
+        f"decide/{model}",
+        {**given, "because": "inputs drifted and labels arrived"},
+        after_s=gather_s,
+    )
+
+
+def _on_orders(model: str, given: Mapping[str, Any]) -> Rule:
+    # Whoever emits the event may leave out all but its name.
+    order = {
+        "kind": f"{{{{ {_KIND} }}}}",
+        "issued": "{{ event.payload.issued | default(event.occurred | string, true) }}",
+        **{name: f"{{{{ event.payload.{name} | default('') }}}}" for name in ("until", "reason", "source")},
+    }
+    return Rule(
+        f"{model}: follow the business",
+        "An order to force, forbid or postpone a retraining is kept, and decided on.",
+        When(ORDERS),
+        f"decide/{model}",
+        {**given, "order": order, "because": f"the business said {{{{ {_KIND} }}}}"},
+    )
+
+
+def _on_age(model: str, given: Mapping[str, Any], days: float) -> Rule:
+    return Rule(
+        f"{model}: decide on age",
+        f"No retraining for {days:g} days leads to a decision.",
+        When((MODEL_TRAINED,), within_s=days * 86400, posture="Proactive"),
+        f"decide/{model}",
+        {**given, "because": f"no retraining in {days:g} days"},
+    )
+
+
+def _telling(model: str, tell: tuple[str, ...]) -> Rule:
+    return Rule(
+        f"{model}: tell of decisions",
+        "Whom the policy names is told of each decision to retrain, now or later.",
+        When((DECISION_MADE,), {"trimtab.verdict": ["retrain", "later"]}),
+        tell=tell,
+        subject=f"{model}: retrain {{{{ 'at ' + event.payload.at if event.payload.at else 'now' }}}}",
+        body=f"{model}, window {{{{ event.payload.window }}}}: {{{{ event.payload.reasons | join(' ') }}}}"
+        "{% if event.payload.needs_approval %} It waits for somebody to approve: its dispatch run in Prefect, Resume."
+        "{% endif %}",
+    )

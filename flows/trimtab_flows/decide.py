@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,12 +18,13 @@ from trimtab_flows.drift.decision import Decision, Evidence, Policy
 from trimtab_flows.drift.decision import decide as decide_on
 from trimtab_flows.faults import RETRIES
 from trimtab_flows.gather import refresh
-from trimtab_flows.history import DECIDE, decisions_of, monitored_windows, outcome_of
+from trimtab_flows.history import DECIDE, decisions_of, monitored_windows
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.order_book import keep_order, orders_of
 from trimtab_flows.policies import PolicyGiven, resolve
 from trimtab_flows.recipe import Recipe
-from trimtab_flows.settle import announce, cancel_waiting, runs_of
+from trimtab_flows.reported import reported
+from trimtab_flows.settle import announce, cancel_waiting, is_at_an_end, runs_for
 from trimtab_flows.windows import Window
 
 __all__ = ["Decided", "NotMonitored", "decide"]
@@ -66,7 +66,7 @@ def weigh(recipe: str, policy: dict[str, Any], because: str, as_of: datetime) ->
     if open_one is not None:
         return _read(found, open_one)
     monitored = list(windows.values())[-1]
-    evidence = _reported(found, monitored, refresh(found, monitored, champion, as_of))
+    evidence = reported(found, monitored, refresh(found, monitored, champion, as_of))
     key = _key(found, evidence, chosen)
     experiment = tracking.monitoring_experiment(found.name)
     run = tracking.find_run(experiment, key)
@@ -113,8 +113,9 @@ def decide(
         name = load_recipe(recipe).recipe.name
         keep_order(name, order)
         # What was decided before the order, and has not begun, is decided again with it.
-        for run in cancel_waiting(name, f"an order to {order.get('kind')}"):
-            get_run_logger().info("%s is cancelled: there is an order to %s", run.name, order.get("kind"))
+        kind = str(order.get("kind"))
+        for run in cancel_waiting(name, f"an order to {kind}", kind):
+            get_run_logger().info("%s is cancelled: there is an order to %s", run.name, kind)
     moment = as_of or datetime.now(UTC)
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     decided = weigh(recipe, chosen.to_plain(), because, moment)
@@ -152,7 +153,7 @@ def _without_run(recipe: Recipe) -> Run | None:
     if last is None or last.data.tags["trimtab.stage"] != DECIDE:
         return None
     key = last.data.tags["trimtab.key"]
-    if outcome_of(recipe.name, key) is not None or runs_of(key):
+    if is_at_an_end(recipe.name, key) or runs_for(recipe.name, key):
         return None
     evidence = Evidence.from_json(json.dumps(tracking.read_json(last.info.run_id, "evidence.json")))
     return last if evidence.orders == orders_of(recipe.name) else None
@@ -173,53 +174,3 @@ def _read(recipe: Recipe, run: Run) -> Decided:
         resources=decision.resources,
         needs_approval=decision.needs_approval,
     )
-
-
-def _rows(figure: float) -> int:
-    """A count that anybody may have logged: what is no number of rows counts as none."""
-    return int(figure) if math.isfinite(figure) and figure > 0 else 0
-
-
-def _reported(recipe: Recipe, monitored: Run, evidence: Evidence) -> Evidence:
-    """With what others logged about the model since its last window was monitored.
-
-    Looked at are runs with the tag ``trimtab.model``, or of the monitoring experiment, that no flow of ours made: the
-    newest value of ``performance/METRIC`` (with ``performance/rows`` and ``performance/METRIC_standard_error``),
-    ``drift/psi/prediction`` and ``drift/psi/INPUT``.
-    """
-    figures = _others_figures(recipe.name, monitored.info.start_time or 0)
-    performance = figures.get(f"performance/{evidence.metric}")
-    if performance is not None:
-        evidence = replace(
-            evidence,
-            performance=performance,
-            performance_se=figures.get(f"performance/{evidence.metric}_standard_error", 0.0),
-            labelled_rows=_rows(figures.get("performance/rows", 0.0)),
-        )
-    psi = {name.removeprefix("drift/psi/"): value for name, value in figures.items() if name.startswith("drift/psi/")}
-    if psi:
-        prediction = psi.pop("prediction", evidence.prediction_psi)
-        inputs = tuple(sorted({**dict(evidence.input_psi), **psi}.items()))
-        evidence = replace(evidence, prediction_psi=prediction, input_psi=inputs)
-    return evidence
-
-
-def _others_figures(name: str, since_ms: int) -> dict[str, float]:
-    """Newest value of each metric in runs of others, logged since a time."""
-    api = tracking.client()
-    experiments = [each.experiment_id for each in api.search_experiments()]
-    runs = api.search_runs(
-        experiments, f"tags.`trimtab.model` = '{name}'", order_by=["attributes.start_time DESC"], max_results=50
-    )
-    runs += [
-        run
-        for run in api.search_runs([tracking.experiment_id(tracking.monitoring_experiment(name))], max_results=50)
-        if "trimtab.stage" not in run.data.tags and "trimtab.model" not in run.data.tags
-    ]
-    newest: dict[str, Any] = {}
-    for run in runs:
-        for metric in run.data._metric_objs:
-            known = newest.get(metric.key)
-            if metric.timestamp >= since_ms and (known is None or metric.timestamp > known.timestamp):
-                newest[metric.key] = metric
-    return {key: metric.value for key, metric in newest.items()}

@@ -8,6 +8,7 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from trimtab_flows import runtime, tracking
+from trimtab_flows.answers import Answer, answer_of
 from trimtab_flows.drift.signals import PREDICTION
 from trimtab_flows.windows import Window
 
@@ -55,7 +56,10 @@ class RunLinks:
 
 @dataclass(frozen=True)
 class WindowRecord:
-    """One monitored window: figures, the decision, and what came of it (None: no retraining, or not done yet)."""
+    """One monitored window: figures, the decision, and what came of it (None: no retraining, or not done yet).
+
+    ``answer`` is there where something else than a run of its own came of it: a person said no, for one.
+    """
 
     window: str
     links: RunLinks
@@ -67,6 +71,7 @@ class WindowRecord:
     reasons: tuple[str, ...]
     decision: str
     outcome: Outcome | None
+    answer: Answer | None = None
 
     @property
     def worst_input(self) -> tuple[str, float]:
@@ -100,9 +105,11 @@ def versions(name: str) -> list[ModelVersion]:
 
 
 def outcome_of(name: str, decision: str) -> Outcome | None:
-    """What came of a decision, or None while nothing has."""
+    """The version that came of a decision, or of the one that it was joined to; None while there is none."""
+    answer = answer_of(name, decision)
+    same = {decision, answer.by} if answer is not None and answer.kind == "joined" else {decision}
     for version in versions(name):
-        if version.tags.get("trimtab.decision") == decision:
+        if version.tags.get("trimtab.decision") in same:
             return Outcome(
                 version=int(version.version),
                 promoted=version.tags["trimtab.outcome"] == "promoted",
@@ -136,6 +143,7 @@ def record_of(name: str, run: Run) -> WindowRecord:
         reasons=tuple(tags["trimtab.reasons"].split("\n")),
         decision=decision,
         outcome=outcome_of(name, decision) if retrain else None,
+        answer=answer_of(name, decision) if retrain else None,
     )
 
 

@@ -16,7 +16,7 @@ from trimtab_flows.policies import PolicyGiven
 from trimtab_flows.recipe import Recipe
 from trimtab_flows.retrain import retrain
 from trimtab_flows.score import score
-from trimtab_flows.settle import settle
+from trimtab_flows.settle import announce, is_at_an_end, settle
 from trimtab_flows.windows import Window
 
 __all__ = ["BOOTSTRAP", "arrived", "lifecycle"]
@@ -76,13 +76,16 @@ def lifecycle(
         retrain(recipe, Window(first[0].start, first[-1].end).label, decision=BOOTSTRAP)
     done = []
     for window in rest:
-        if _take(loaded, window, policy, retrain_timeout_s):
+        if _take(loaded, window, policy, retrain_timeout_s, newest=window == rest[-1]):
             done.append(window.label)
     return done
 
 
-def _take(loaded: LoadedRecipe, window: Window, policy: PolicyGiven, timeout_s: int) -> bool:
-    """One window from its data to what came of its decision; False when that was done before."""
+def _take(loaded: LoadedRecipe, window: Window, policy: PolicyGiven, timeout_s: int, newest: bool) -> bool:
+    """One window from its data to what came of its decision; False when that was done before.
+
+    Nobody waits for a person: where the policy asks for approval, the champion stays in service until there is one.
+    """
     name = loaded.recipe.name
     done = monitored_windows(name).get(window.label)
     if done is None:
@@ -91,7 +94,11 @@ def _take(loaded: LoadedRecipe, window: Window, policy: PolicyGiven, timeout_s: 
         monitored = monitor(loaded.reference, window.label, policy)
     else:
         monitored = Monitored.of(name, done)
-    if not monitored.retrain or outcome_of(name, monitored.decision) is not None:
+    if not monitored.retrain or is_at_an_end(name, monitored.decision):
+        return done is None
+    if monitored.needs_approval:
+        if done is not None and newest:
+            announce(monitored.request(loaded.reference))
         return done is None
     settle(monitored.request(loaded.reference), timeout_s)
     return True

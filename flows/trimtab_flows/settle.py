@@ -13,29 +13,17 @@ from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    FlowRunFilterTags,
-)
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.client.schemas.responses import SetStateStatus
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import FlowRunWaitTimeout
 from prefect.flow_runs import wait_for_flow_run
-from prefect.states import Cancelled
 
+from trimtab_flows.answers import Answer, answer_of, keep_answer
 from trimtab_flows.automations import RetrainRequested
 from trimtab_flows.history import Outcome, outcome_of
 from trimtab_flows.locality import reads, tell_reads
+from trimtab_flows.retrain_runs import MAX_ATTEMPTS, cancel, open_questions, runs_of, waiting_runs
 
-__all__ = ["MAX_ATTEMPTS", "RetrainLost", "announce", "cancel_waiting", "is_acted_on", "runs_of", "settle"]
-
-#: How often a decision is announced before a person has to look.
-MAX_ATTEMPTS = 3
+__all__ = ["RetrainLost", "announce", "cancel_waiting", "is_acted_on", "is_at_an_end", "runs_for", "settle"]
 
 #: Seconds an automation may take from the event to its run (0.7 s in the median on an idle server).
 APPEARS_WITHIN_S = 60
@@ -57,7 +45,7 @@ def settle(request: RetrainRequested, timeout_s: int) -> Outcome:
     """
     logger = get_run_logger()
     while (outcome := outcome_of(request.model, request.decision)) is None:
-        runs = runs_of(request.decision)
+        runs = runs_for(request.model, request.decision)
         run = next((run for run in runs if run.state is None or not run.state.is_final()), None)
         if run is None:
             if len(runs) >= MAX_ATTEMPTS:
@@ -81,43 +69,53 @@ def settle(request: RetrainRequested, timeout_s: int) -> Outcome:
 
 
 def announce(request: RetrainRequested) -> None:
-    """Send a decision to retrain, unless something has come of it already."""
-    if outcome_of(request.model, request.decision) is None and not runs_of(request.decision):
+    """Send a decision to retrain, unless something has come of it already, or a person is asked about it."""
+    if is_at_an_end(request.model, request.decision) or runs_for(request.model, request.decision):
+        return
+    with get_client(sync_client=True) as client:
+        asked = [run.parameters.get("decision") for run in open_questions(client, request.model)]
+    if request.decision not in asked:
         request.send()
 
 
-def runs_of(decision: str) -> list[FlowRun]:
-    """The retrain runs that a decision led to, newest first."""
-    with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=["retrain"])), sort=FlowRunSort.EXPECTED_START_TIME_DESC
-        )
-    return [run for run in runs if run.parameters.get("decision") == decision]
+def is_at_an_end(model: str, decision: str) -> bool:
+    """Whether there is nothing more to come of a decision: a version came of it, a person said no, or an order came."""
+    answer = answer_of(model, decision)
+    return (answer is not None and answer.kind != "joined") or outcome_of(model, decision) is not None
+
+
+def runs_for(model: str, decision: str) -> list[FlowRun]:
+    """The retrain runs that a decision led to, or that do its work, newest first."""
+    found = runs_of(decision)
+    if found:
+        return found
+    answer = answer_of(model, decision)
+    return runs_of(answer.by) if answer is not None and answer.kind == "joined" else []
 
 
 def is_acted_on(model: str, decision: str, verdict: str) -> bool:
-    """Whether a decision led to a retraining, or is about to: not if its runs were cancelled, as a later order does.
+    """Whether a decision led to a retraining, is about to, or was put to a person: not if its runs were cancelled, as
+    a later order does.
 
     One to retrain now that has no run yet was announced a moment ago.
     """
+    answer = answer_of(model, decision)
+    if answer is not None and answer.kind != "joined":
+        return answer.kind == "refused"
     if outcome_of(model, decision) is not None:
         return True
-    runs = runs_of(decision)
+    runs = runs_for(model, decision)
     return any(run.state_type != StateType.CANCELLED for run in runs) if runs else verdict == "retrain"
 
 
-def cancel_waiting(model: str, why: str) -> list[FlowRun]:
-    """Cancel the retrain runs of a model that have not started; what runs goes on."""
-    waiting = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[model]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-    )
-    cancelled = []
+def cancel_waiting(model: str, why: str, order: str) -> list[FlowRun]:
+    """Take back what was decided and has not begun: retrain runs that wait, and questions to a person."""
     with get_client(sync_client=True) as client:
-        flow = FlowFilter(name=FlowFilterName(any_=["retrain"]))
-        for run in client.read_flow_runs(flow_filter=flow, flow_run_filter=waiting):
-            if client.set_flow_run_state(run.id, Cancelled(message=why)).status == SetStateStatus.ACCEPT:
-                cancelled.append(run)
+        cancelled = cancel(client, waiting_runs(client, model), why)
+        asked = [run for run in open_questions(client, model) if run.state_type == StateType.PAUSED]
+        for question in cancel(client, asked, why):
+            keep_answer(model, str(question.parameters["decision"]), Answer("overtaken", order))
+            cancelled.append(question)
     return cancelled
 
 
@@ -134,7 +132,7 @@ def _appearing(request: RetrainRequested, known: set[UUID]) -> FlowRun:
     """The run that the automation makes of an announcement."""
     deadline = time.monotonic() + APPEARS_WITHIN_S
     while time.monotonic() < deadline:
-        for run in runs_of(request.decision):
+        for run in runs_for(request.model, request.decision):
             if run.id not in known:
                 return run
         time.sleep(0.25)

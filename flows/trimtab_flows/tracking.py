@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from time import time
@@ -28,6 +28,8 @@ from trimtab_flows import runtime
 __all__ = [
     "CHAMPION",
     "NoSuchModel",
+    "all_experiments",
+    "all_runs",
     "champion",
     "client",
     "experiment_id",
@@ -49,6 +51,9 @@ __all__ = [
 
 #: The registry alias of the version in service.
 CHAMPION = "champion"
+
+#: Runs or experiments in an answer of MLflow.
+_PAGE = 1000
 
 
 class NoSuchModel(LookupError):
@@ -96,14 +101,30 @@ def find_run(experiment: str, key: str) -> Run | None:
 
 def runs_of_stage(experiment: str, stage: str) -> list[Run]:
     """The finished runs of a stage, oldest first."""
-    return list(
-        client().search_runs(
-            [experiment_id(experiment)],
-            f"tags.`trimtab.stage` = '{stage}' and tags.`trimtab.done` = 'yes'",
-            order_by=["attributes.start_time ASC"],
-            max_results=5000,
+    wanted = f"tags.`trimtab.stage` = '{stage}' and tags.`trimtab.done` = 'yes'"
+    return list(all_runs([experiment_id(experiment)], wanted))
+
+
+def all_runs(experiments: Sequence[str], wanted: str = "") -> Iterator[Run]:
+    """Every run of some experiments that a filter lets through, oldest first, however many there are."""
+    api, token = client(), None
+    while True:
+        page = api.search_runs(
+            list(experiments), wanted, order_by=["attributes.start_time ASC"], max_results=_PAGE, page_token=token
         )
-    )
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def all_experiments() -> list[str]:
+    """Ids of all experiments that are not deleted."""
+    api, token, found = client(), None, []
+    while True:
+        page = api.search_experiments(page_token=token, max_results=_PAGE)
+        found += [str(each.experiment_id) for each in page]
+        if not (token := page.token):
+            return found
 
 
 @contextmanager

@@ -162,7 +162,7 @@ def _print_news(records: list[WindowRecord], metric: str, shown: dict[str, tuple
     """Without a terminal: a line a window, once its outcome is known."""
     for record in records:
         cells = row(record, metric)
-        settled = not record.retrain or record.outcome is not None
+        settled = not record.retrain or record.outcome is not None or record.answer is not None
         if settled and record.window not in shown:
             shown[record.window] = cells
             figures = f"{cells[1]} rows, {metric} {cells[4]}, {cells[7]} {cells[8]}".rstrip()

@@ -61,7 +61,7 @@ def _outcome(record: WindowRecord) -> str:
     if not record.retrain:
         return ""
     if record.outcome is None:
-        return "under way"
+        return "under way" if record.answer is None else str(record.answer)
     return f"v{record.outcome.version} {'promoted' if record.outcome.promoted else 'refused'}"
 
 

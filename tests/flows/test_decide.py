@@ -9,6 +9,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from trimtab_flows import tracking
+from trimtab_flows.answers import Answer, answer_of, keep_answer
 from trimtab_flows.decide import NotMonitored, decide
 from trimtab_flows.dispatch import merge
 from trimtab_flows.drift.decision import Decision, Evidence, InvalidRecord, Policy
@@ -20,6 +21,7 @@ from trimtab_flows.policies import resolve
 from trimtab_flows.retrain import retrain
 from trimtab_flows.runtime import NotConfigured
 from trimtab_flows.score import score
+from trimtab_flows.settle import is_acted_on, is_at_an_end
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -51,6 +53,7 @@ def record(run_id: str, name: str) -> str:
 
 #: A moment soon after March's labels were known.
 APRIL = datetime(2024, 4, 3, 12, tzinfo=UTC)
+FORCE = {"kind": "force", "issued": "2024-04-03T09:00:00+00:00", "reason": "a test"}
 NEVER = {"max_age": None, "cooldown": 0}
 
 
@@ -124,6 +127,42 @@ def test_what_others_log_counts(monitored: str) -> None:
     assert decide(STEADY, NEVER, because="another", as_of=APRIL) == decided
 
 
+def test_what_others_log_counts_however_many_runs_there_are(monitored: str) -> None:
+    """The runs that say so were begun first; 120 newer ones, of their tag and of their experiment, say nothing."""
+    api = tracking.client()
+    beside = tracking.experiment_id(tracking.monitoring_experiment(MODEL))
+    elsewhere, tags = tracking.experiment_id("somebody-else"), {"trimtab.model": MODEL}
+    begun = [api.create_run(elsewhere, tags=tags), api.create_run(beside)]
+    for _ in range(60):
+        begun += [api.create_run(elsewhere, tags=tags), api.create_run(beside, tags={"trimtab.stage": "nothing"})]
+    for run, key, value in ((begun[0], "performance/auc", 0.4), (begun[1], "performance/rows", 4000)):
+        api.log_metric(run.info.run_id, key, value)
+    decided = decide(STEADY, NEVER, order=FORCE, because="a test", as_of=APRIL)
+    for run in begun:
+        api.delete_run(run.info.run_id)
+    evidence = Evidence.from_json(record(decided.run_id, "evidence"))
+    assert (evidence.performance, evidence.labelled_rows) == (0.4, 4000)
+    keep_answer(MODEL, decided.decision, Answer("overtaken", "a test"))
+
+
+def test_a_no_is_what_became_of_a_decision(monitored: str) -> None:
+    """It is not announced again, and the model cools down as after a retraining."""
+    policy = {**NEVER, "needs_approval": True}
+    order = {**FORCE, "issued": "2024-04-03T13:00:00+00:00"}
+    asked = decide(STEADY, policy, order=order, because="a test", as_of=APRIL + timedelta(hours=2))
+    assert (asked.verdict, asked.needs_approval) == ("retrain", True)
+    assert not is_at_an_end(MODEL, asked.decision)
+    assert keep_answer(MODEL, asked.decision, Answer("refused", "a test"))
+    assert keep_answer(MODEL, asked.decision, Answer("joined", "comes too late"))
+    kept = answer_of(MODEL, asked.decision)
+    assert kept is not None
+    assert (str(kept), is_at_an_end(MODEL, asked.decision)) == ("a test said no", True)
+    assert is_acted_on(MODEL, asked.decision, "retrain")
+    again = decide(STEADY, policy, because="a test", as_of=APRIL + timedelta(hours=3))
+    assert (again.verdict, again.reasons[-1][:22]) == ("wait", "No retraining now: the"), again.reasons
+    assert not keep_answer(MODEL, "of no decision", Answer("refused"))
+
+
 def test_a_policy_is_loaded_from_its_block_and_an_unknown_one_is_named(monitored: str) -> None:
     from trimtab_blocks.policy import RetrainPolicy, keep
 
@@ -151,6 +190,6 @@ def test_resources_of_the_policy_lie_over_those_of_the_deployment() -> None:
 
 
 def test_a_count_of_rows_that_is_none_counts_as_none() -> None:
-    from trimtab_flows.decide import _rows
+    from trimtab_flows.reported import _rows
 
     assert [_rows(figure) for figure in (float("nan"), float("inf"), -3.0, 0.0, 12.0)] == [0, 0, 0, 0, 12]

@@ -23,8 +23,8 @@ from trimtab_flows.promote import NotAllowed, promote
 from trimtab_flows.reingest import reingest
 from trimtab_flows.replay import NotReplayable, replay
 from trimtab_flows.retrain import retrain
+from trimtab_flows.retrain_runs import runs_of
 from trimtab_flows.score import score
-from trimtab_flows.settle import runs_of
 from trimtab_flows.tracking import NoSuchModel
 from trimtab_flows.train import train
 from trimtab_flows.windows import Window
@@ -209,8 +209,8 @@ def test_a_decision_to_retrain_is_announced_by_the_monitor_alone(champion: int) 
 def test_an_announcement_sent_twice_is_one_run() -> None:
     """Actions run side by side: a decision that is sent when the others have their runs shows that none is to come."""
     first, second, last = (
-        RetrainRequested("flights", "nowhere:recipe", "2013-01", decision, ("a test",))
-        for decision in ("one", "two", "three")
+        RetrainRequested("flights", "nowhere:recipe", window, decision, ("a test",))
+        for window, decision in (("2013-01", "one"), ("2013-02", "two"), ("2013-03", "three"))
     )
     for requests, decisions in (((first, first, second), ("one", "two")), ((last,), ("three",))):
         for request in requests:

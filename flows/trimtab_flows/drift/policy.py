@@ -65,7 +65,7 @@ class Policy:
         deadline_hours: the run is wanted done so many hours after it may start; None: no deadline.
         regions: where the data may be processed: the label ``region`` of the run's nodes; none: anywhere.
         needs_approval: whether a person has to agree before the run starts.
-        tell: who is told: names of Prefect notification blocks, or mail addresses.
+        tell: who is told of decisions to retrain: Prefect notification blocks, like ``slack-webhook/ml``.
         name: of the policy, for people.
         format: version of these fields.
 

@@ -15,6 +15,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 
 from trimtab_flows.automations import Rule
+from trimtab_infra.act.telling import blocks_of
 from trimtab_infra.errors import UserError
 
 __all__ = ["Change", "NoDeployment", "apply", "compare", "plan", "remove"]
@@ -40,6 +41,7 @@ async def plan(model: str, rules: Sequence[Rule]) -> list[Change]:
 
     Raises:
         NoDeployment: a rule's deployment is not on the server.
+        NoSuchBlock: a rule tells by a notification block that is not there.
     """
     async with get_client() as client:
         there = await client.read_automations()
@@ -54,7 +56,7 @@ async def apply(model: str, rules: Sequence[Rule]) -> list[Change]:
     """Make, change and remove automations until they are as declared; a second time changes nothing.
 
     Raises:
-        NoDeployment: a rule's deployment is not on the server; then nothing is changed.
+        NoDeployment, NoSuchBlock: what a rule names is not on the server; then nothing is changed.
     """
     changes = await plan(model, rules)
     async with get_client() as client:
@@ -96,6 +98,19 @@ def _tag(model: str) -> str:
 
 
 async def _wanted(client: PrefectClient, model: str, rule: Rule) -> AutomationCore:
+    actions = [await _run(client, rule)] if rule.deployment else await _messages(client, rule)
+    return AutomationCore.model_validate(
+        {
+            "name": rule.name,
+            "description": rule.description,
+            "tags": ["trimtab", _tag(model)],
+            "trigger": rule.when.trigger(model),
+            "actions": actions,
+        }
+    )
+
+
+async def _run(client: PrefectClient, rule: Rule) -> dict[str, Any]:
     try:
         deployment = await client.read_deployment_by_name(rule.deployment)
     except ObjectNotFound:
@@ -103,22 +118,19 @@ async def _wanted(client: PrefectClient, model: str, rule: Rule) -> AutomationCo
             f"automation {rule.name!r} runs {rule.deployment}, and the Prefect server has no such deployment; "
             "`prefect deploy --all` makes it"
         ) from None
-    action = {
+    return {
         "type": "run-deployment",
         "source": "selected",
         "deployment_id": deployment.id,
         "parameters": dict(rule.parameters),
         "schedule_after": timedelta(seconds=rule.after_s),
     }
-    return AutomationCore.model_validate(
-        {
-            "name": rule.name,
-            "description": rule.description,
-            "tags": ["trimtab", _tag(model)],
-            "trigger": rule.when.trigger(model),
-            "actions": [action],
-        }
-    )
+
+
+async def _messages(client: PrefectClient, rule: Rule) -> list[dict[str, Any]]:
+    blocks = await blocks_of(client, rule.tell)
+    message = {"type": "send-notification", "subject": rule.subject, "body": rule.body}
+    return [{**message, "block_document_id": block} for block in blocks]
 
 
 async def _carry_out(client: PrefectClient, change: Change) -> None:

@@ -63,12 +63,14 @@ def save(
     name: Annotated[str, typer.Argument(help="Name of the block: lower-case letters, digits and -.")],
     file: Annotated[Path, typer.Argument(help="The policy: JSON, TOML or YAML.")],
 ) -> None:
-    """Save a policy as a block, with the next revision number. A bad one is refused, naming the field."""
+    """Save a policy as a block, with the next revision number. A bad one is refused, naming the field; so is one that
+    tells by a notification block which the server does not have."""
     from trimtab_blocks.policy import RetrainPolicy, keep
     from trimtab_flows.drift.policy_file import read_policy
 
     # The flows' own reading first: what it refuses no flow could use.
     plain = read_policy(file).to_plain()
+    asyncio.run(_must_be_told(plain["tell"]))
     try:
         block = RetrainPolicy(**plain)
         revision = keep(name, block)
@@ -103,7 +105,17 @@ def webhook(
         server = application(secret.get_secret_value().encode())
     except ValueError as error:
         raise UserError(f"TRIMTAB_WEBHOOK_SECRET: {error}") from None
-    uvicorn.run(server, host=host, port=port, log_level="warning")
+    # What Prefect has not taken by then is answered by nobody, and sent again.
+    uvicorn.run(server, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+
+
+async def _must_be_told(tell: Sequence[str]) -> None:
+    from prefect.client.orchestration import get_client
+
+    from trimtab_infra.act.telling import blocks_of
+
+    async with get_client() as client:
+        await blocks_of(client, tell)
 
 
 def _declared(recipe: str, policy: str | None, max_age_days: float | None) -> tuple[str, Sequence[Any]]:
@@ -111,11 +123,12 @@ def _declared(recipe: str, policy: str | None, max_age_days: float | None) -> tu
     from trimtab_flows.loading import load_recipe
     from trimtab_flows.policies import resolve
 
+    tell: Sequence[str] = ()
     if policy is not None:
         chosen = resolve(policy)
-        max_age_days = chosen.max_age_days if max_age_days is None else max_age_days
+        max_age_days, tell = chosen.max_age_days if max_age_days is None else max_age_days, chosen.tell
     name = load_recipe(recipe).recipe.name
-    return name, rules(name, recipe, policy, max_age_days)
+    return name, rules(name, recipe, policy, max_age_days, tell=tell)
 
 
 def _show(model: str, changes: Sequence[Any], done: bool) -> None:

@@ -12,7 +12,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -123,7 +123,7 @@ def event_of(body: bytes, signature: str, now: datetime) -> dict[str, Any]:
 
 def application(
     secret: bytes,
-    send: Callable[[dict[str, Any]], None] | None = None,
+    send: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> FastAPI:
     """The server.
@@ -155,7 +155,7 @@ def application(
             event = event_of(body, signature, datetime.fromtimestamp(now_s, UTC))
             taken.take(signature, now_s)
             try:
-                pass_on(event)
+                await pass_on(event)
             except Exception as error:
                 taken.give_back(signature)
                 raise Refused(
@@ -178,7 +178,7 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _to_prefect(event: dict[str, Any]) -> None:
-    with get_client(sync_client=True) as client:
-        answer: httpx.Response = client.request("POST", "/events", json=[event])
+async def _to_prefect(event: dict[str, Any]) -> None:
+    async with get_client() as client:
+        answer: httpx.Response = await client.request("POST", "/events", json=[event])
         answer.raise_for_status()

@@ -134,7 +134,11 @@ class Bench:
         asked = {"filter": {"event": {"name": ["trimtab.metric.logged"]}, "related": related}}
         told = until(lambda: self._told(asked, points), f"{points} events")
         self.quiet(began, 12)
-        counts = {flow: len(self.runs(flow, began)) for flow in ("decide", "dispatch", "retrain")}
+        found = {flow: self.runs(flow, began) for flow in ("decide", "dispatch", "retrain")}
+        for each in found["dispatch"]:
+            named = f"{each.parameters.get('decision')}, attempt {each.parameters.get('attempt')}"
+            sys.stderr.write(f"dispatch {each.id} of {named}, made {each.created}, {each.state_name}\n")
+        counts = {flow: len(runs) for flow, runs in found.items()}
         self._mlflow.delete_run(run.info.run_id)
         return {"points": points, "logged_s": round(logged_s, 1), "events": told, **counts}
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
+import json
 import os
+import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
+from prefect.events import emit_event
 from prefect.events.schemas.automations import AutomationCore
 
-from trimtab_flows.automations import rules
+from trimtab_flows.automations import DECISION_MADE, resource_of, rules
 from trimtab_infra.act.automations import NoDeployment, apply, plan, remove
+from trimtab_infra.act.telling import NoSuchBlock
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -104,3 +113,59 @@ def test_the_command_shows_what_it_does() -> None:
     assert "- removed flights: follow the business" in removed.stdout
     bad = trimtab("diff", "nowhere:recipe")
     assert (bad.returncode, "nowhere" in bad.stderr) == (2, True)
+
+
+@pytest.fixture
+def told() -> Iterator[tuple[str, queue.Queue[bytes]]]:
+    """Something that takes notifications over HTTP, and what it took."""
+    taken: queue.Queue[bytes] = queue.Queue()
+
+    class Taker(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            taken.put(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Taker) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/told", taken
+        server.shutdown()
+
+
+def test_whom_the_policy_names_is_told_of_a_decision(told: tuple[str, queue.Queue[bytes]]) -> None:
+    address, taken = told
+    text = {"text": "{{subject}}: {{body}}"}
+    CustomWebhookNotificationBlock(name="tests", url=address, json_data=text).save("team-ml", overwrite=True)
+    telling = [rule for rule in rules("flights", FLIGHTS, tell=("custom-webhook/team-ml",)) if rule.tell]
+    asyncio.run(apply("flights", telling))
+    assert asyncio.run(apply("flights", telling)) == []
+    payload = {"window": "2013-03", "at": None, "reasons": ["auc is worse.", 'It "pays".'], "needs_approval": True}
+    for verdict in ("wait", "retrain"):
+        emit_event(
+            DECISION_MADE,
+            {**resource_of("flights"), "trimtab.verdict": verdict},
+            payload={**payload, "verdict": verdict},
+        )
+    message = json.loads(taken.get(timeout=60))["text"]
+    assert message.startswith('flights: retrain now: flights, window 2013-03: auc is worse. It "pays". It waits for')
+    assert taken.empty()
+
+
+def test_a_block_that_cannot_tell_is_named_and_nothing_is_made(tmp_path: Path) -> None:
+    Secret(value="tells nobody").save("tells-nobody", overwrite=True)
+    before = names()
+    for tell, said in (
+        ("ml@example.org", "for mail, save a block sendgrid-email/NAME"),
+        ("slack-webhook/nobody", "has no block 'slack-webhook/nobody'"),
+        ("nothing-of-this-kind/nobody", "has no block 'nothing-of-this-kind/nobody'"),
+        ("secret/tells-nobody", "cannot notify anybody"),
+    ):
+        with pytest.raises(NoSuchBlock, match=said):
+            asyncio.run(apply("flights", rules("flights", FLIGHTS, tell=(tell,))))
+        (tmp_path / "policy.json").write_text(json.dumps({"tell": [tell]}))
+        command = [sys.executable, "-m", "trimtab_infra", "policy", "save", "told", str(tmp_path / "policy.json")]
+        done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
+        assert (done.returncode, "field tell" in done.stderr, said in done.stderr) == (2, True, True), done.stderr
+    assert names() == before

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -57,7 +59,10 @@ def sent() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def client(clock: Clock, sent: list[dict[str, Any]]) -> TestClient:
-    return TestClient(application(SECRET, sent.append, clock))
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    return TestClient(application(SECRET, send, clock))
 
 
 def headers(body: bytes, at_s: float, secret: bytes = SECRET) -> dict[str, str]:
@@ -147,7 +152,7 @@ def test_a_large_body_is_not_read(client: TestClient, clock: Clock):
 def test_what_prefect_did_not_take_may_be_sent_again(clock: Clock):
     sent: list[dict[str, Any]] = []
 
-    def flaky(event: dict[str, Any]) -> None:
+    async def flaky(event: dict[str, Any]) -> None:
         sent.append(event)
         if len(sent) == 1:
             raise httpx.ConnectError("away")
@@ -170,15 +175,15 @@ def test_without_a_secret_the_command_says_what_is_missing(outside: dict[str, st
     assert "TRIMTAB_WEBHOOK_SECRET is not set" in done.stderr
 
 
-@pytest.fixture
-def server(environment: dict[str, str]) -> Iterator[str]:
-    """The command, as its users start it."""
+@contextmanager
+def command(**variables: str) -> Iterator[str]:
+    """The command, as its users start it; its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-m", "trimtab_infra", "webhook", "--port", str(port)],
-        env={**os.environ, "TRIMTAB_WEBHOOK_SECRET": SECRET.decode()},
+        env={**os.environ, "TRIMTAB_WEBHOOK_SECRET": SECRET.decode(), **variables},
     )
     address = f"http://127.0.0.1:{port}"
     end = time.monotonic() + 60
@@ -193,6 +198,28 @@ def server(environment: dict[str, str]) -> Iterator[str]:
     yield address
     process.terminate()
     process.wait(20)
+
+
+@pytest.fixture
+def server(environment: dict[str, str]) -> Iterator[str]:
+    with command() as address:
+        yield address
+
+
+def test_while_prefect_is_slow_others_are_answered(outside: dict[str, str]) -> None:
+    """A Prefect server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as threads:
+        with command(PREFECT_API_URL=f"http://127.0.0.1:{silent.getsockname()[1]}/api") as address:
+            body = json.dumps(ORDER).encode()
+            ahead = headers(body, time.time() + 1)
+            order = threads.submit(httpx.post, f"{address}/orders", content=body, headers=ahead, timeout=60)
+            asking, _ = silent.accept()
+            with asking:
+                assert httpx.get(f"{address}/health", timeout=5).json() == {"status": "ok"}
+                assert httpx.post(f"{address}/orders", content=b"{}", timeout=5).status_code == 401
+                assert not order.done()
+        # Stopped, it waits 5 s for Prefect and no longer; who sent the order knows that it was not taken.
+        assert isinstance(order.exception(30), httpx.TransportError) or order.result().status_code >= 500
 
 
 def test_an_order_reaches_a_real_prefect_server(server: str):
