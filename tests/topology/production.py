@@ -235,12 +235,18 @@ class Production:
         return True
 
     def _sql(self, statement: str) -> None:
+        self.query("postgres", statement)
+
+    def query(self, database: str, statement: str) -> list[tuple[Any, ...]]:
+        """Rows that a statement gives, of which some give none."""
         connection = psycopg2.connect(
-            host=HOST, port=self.ports["postgresql"], user="postgres", dbname="postgres", connect_timeout=2
+            host=HOST, port=self.ports["postgresql"], user="postgres", dbname=database, connect_timeout=2
         )
         try:
             connection.autocommit = True
-            connection.cursor().execute(statement)
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return list(cursor.fetchall()) if cursor.description else []
         finally:
             connection.close()
 
