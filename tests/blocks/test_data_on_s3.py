@@ -26,6 +26,7 @@ from trimtab_blocks.s3 import S3Store
 from trimtab_flows import gc as collecting
 from trimtab_flows import runtime
 from trimtab_flows.gc import gc
+from trimtab_flows.ingest import ingest
 from trimtab_flows.replay import replay
 from trimtab_flows.retrain import retrain
 from trimtab_flows.snapshots.library import SnapshotNotFound
@@ -111,6 +112,8 @@ def logs_of(client: SyncPrefectClient, run_id: Any, text: str) -> list[str]:
 def test_data_moves_by_the_deployment_and_what_a_model_needs_outlives_the_collection(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for window in ("2024-01", "2024-02"):
+        ingest(TOY, window)
     trained = retrain(TOY, "2024-01..2024-02")
     garbage = runtime.library().put(pl.DataFrame({"a": [1, 2, 3]})).digest
     needed = bucket.data(bucket.hot) - set(bucket.hot.keys(f"snapshots/{garbage[:2]}/{garbage}/"))
@@ -130,9 +133,9 @@ def test_data_moves_by_the_deployment_and_what_a_model_needs_outlives_the_collec
         deployed(client, "tier", bucket.name)
         assert bucket.data(bucket.hot) == set()
         assert needed < bucket.data(bucket.cold)
-        before = {blob.key: blob for blob in bucket.cold.blobs()}
+        moved = list(bucket.cold.blobs())
         deployed(client, "tier", bucket.name)
-        assert {blob.key: blob for blob in bucket.cold.blobs()} == before, "the second run did something"
+        assert list(bucket.cold.blobs()) == moved, "the second run did something"
         assert f"0 of {count} snapshots would move" in trimtab("tier", "--dry-run")
 
         price = trimtab("price", TOY, "2024-01..2024-02")
@@ -154,7 +157,8 @@ def test_data_moves_by_the_deployment_and_what_a_model_needs_outlives_the_collec
         bucket.hot.remove(key)  # only the model and its manifest name the data now
     with monkeypatch.context() as later:
         later.setattr(collecting, "datetime", InAMonth)
-        assert (gc(dry_run=True).garbage, bucket.data(bucket.cold)) == (1, set(before) & bucket.data(bucket.cold))
+        assert gc(dry_run=True).garbage == 1
+        assert list(bucket.cold.blobs()) == moved
         found = gc()
         assert (found.garbage, found.removed) == (1, 1)
         assert "a registered model version" in found.kept
