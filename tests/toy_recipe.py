@@ -147,7 +147,13 @@ class Collected(Toy):
     name = "toy-collected"
 
 
+class OnS3(Toy):
+    """As ``Tiered``, for a store on S3."""
+
+    name = "toy-on-s3"
+
+
 toy, bad_rows, bad_features = Toy(), BadRows(), BadFeatures()
-tiered, collected = Tiered(), Collected()
+tiered, collected, on_s3 = Tiered(), Collected(), OnS3()
 missing_column, unservable = MissingColumn(), Unservable()
 steady, never = Steady(), Never()

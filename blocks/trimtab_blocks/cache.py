@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from trimtab_blocks.stores import Blob, Store
 
 __all__ = ["CachedStore"]
 
-_CHUNK = 1 << 20
 #: Times a blob is fetched again that others evicted before it could be locked.
 _ROUNDS = 3
 
@@ -135,16 +133,12 @@ class CachedStore(Store):
 
     def _fill(self, key: str, file: BinaryIO, size: int) -> About:
         """Copy the blob from the store and verify it; on the disk when this returns."""
-        digest = hashlib.sha256()
-        with self.store.local(key) as path, path.open("rb") as source:
-            for chunk in iter(lambda: source.read(_CHUNK), b""):
-                digest.update(chunk)
-                file.write(chunk)
-        file.flush()
-        found, named = digest.hexdigest(), self._digest_in(key) if self._digest_in else None
+        found = self.store.fill(key, file)
+        named = self._digest_in(key) if self._digest_in else None
         if named not in (None, found):
             raise CorruptBlob(key, self, f"its SHA-256 is {found}, and its key names {named}")
-        if file.tell() != size:
-            raise CorruptBlob(key, self, f"{file.tell()} bytes came, and it has {size}")
+        came = os.fstat(file.fileno()).st_size
+        if came != size:
+            raise CorruptBlob(key, self, f"{came} bytes came, and it has {size}")
         os.fsync(file.fileno())
         return About(key, size, found, os.fstat(file.fileno()).st_mtime_ns)

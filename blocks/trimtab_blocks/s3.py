@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal
+from typing import IO, Any, ClassVar, Literal
 
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -23,8 +22,9 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator, model_valida
 from trimtab_blocks.errors import BlobNotFound, CorruptBlob, InvalidKey, StoreError, StoreUnavailable
 from trimtab_blocks.s3_claims import Claim
 from trimtab_blocks.s3_errors import MISSING, REQUEST_ERRORS, code_of, explain
-from trimtab_blocks.s3_objects import PROBE, Buffer, abort, fetch, find, listing, uploads, write
+from trimtab_blocks.s3_objects import PROBE, abort, fetch, find, listing, uploads, write
 from trimtab_blocks.s3_requests import Connection, Requests, client_of
+from trimtab_blocks.s3_sinks import FileSink, MemorySink, Sink
 from trimtab_blocks.s3_transfer import Source, Target
 from trimtab_blocks.stores import Blob, Store, check_key
 
@@ -67,7 +67,7 @@ class S3Store(Block, Store):
     patience_s: float = Field(default=120, ge=0, description="How long a server that is away is waited for.")
     connect_timeout_s: float = Field(default=5, gt=0, description="How long a connection may take.")
     read_timeout_s: float = Field(default=30, gt=0, description="How long an answer may make no progress.")
-    part_mib: int = Field(default=8, ge=5, le=512, description="Larger blobs are moved in parts of this size.")
+    part_mib: int = Field(default=16, ge=5, le=512, description="Larger blobs are moved in parts of this size.")
     parallel: int = Field(default=8, ge=1, le=64, description="Parts that are moved at a time.")
 
     @model_validator(mode="before")
@@ -126,9 +126,9 @@ class S3Store(Block, Store):
 
     def read(self, key: str) -> bytes:
         """See ``Store``. The SHA-256 is compared."""
-        sink = BytesIO()
+        sink = MemorySink()
         self._fetch(key, sink)
-        return sink.getvalue()
+        return sink.value()
 
     def exists(self, key: str) -> bool:
         """See ``Store``."""
@@ -163,9 +163,12 @@ class S3Store(Block, Store):
     def local(self, key: str) -> Iterator[Path]:
         """See ``Store``. A temporary copy, whose SHA-256 was compared."""
         with tempfile.NamedTemporaryFile(prefix="trimtab-blob-", suffix=PurePosixPath(key).suffix) as file:
-            self._fetch(key, file)
-            file.flush()
+            self.fill(key, file)
             yield Path(file.name)
+
+    def fill(self, key: str, file: IO[bytes]) -> str:
+        """See ``Store``. The parts come at the same time, each to its place."""
+        return self._fetch(key, FileSink(file.fileno(), f"cannot keep a copy of {key!r}"))
 
     def remove(self, key: str) -> None:
         """See ``Store``. In a bucket with versions the last one stays, hidden."""
@@ -237,12 +240,14 @@ class S3Store(Block, Store):
                 raise BlobNotFound(key, self) from None
             raise explain(error, ask.what) from error
 
-    def _fetch(self, key: str, sink: Buffer) -> None:
+    def _fetch(self, key: str, sink: Sink) -> str:
+        """SHA-256 of what came, which is what the object carries."""
         target = self._target(key)
         with self._asking("read", key) as ask:
-            wrong = fetch(target, ask, sink)
+            found, wrong = fetch(target, ask, sink)
         if wrong:
             raise CorruptBlob(key, self, wrong)
+        return found
 
 
 def _is_ours(key: str) -> bool:

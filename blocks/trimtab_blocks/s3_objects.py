@@ -5,16 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from botocore.exceptions import ClientError, FlexibleChecksumError
 
 from trimtab_blocks.errors import NoConditionalWrites, StoreUnavailable
 from trimtab_blocks.s3_errors import CONFLICT, MISSING, PRECONDITION, code_of
 from trimtab_blocks.s3_requests import Requests
-from trimtab_blocks.s3_transfer import Sink, Source, Stored, Target, download, upload, upload_in_parts
+from trimtab_blocks.s3_sinks import Sink
+from trimtab_blocks.s3_transfer import Source, Stored, Target, download, upload, upload_in_parts
 
-__all__ = ["PROBE", "Buffer", "abort", "fetch", "find", "listing", "uploads", "write"]
+__all__ = ["PROBE", "abort", "fetch", "find", "listing", "uploads", "write"]
 
 #: An object that exists only to be refused: no valid key has a part that begins with a dot.
 PROBE = ".trimtab-conditional-writes"
@@ -22,14 +23,6 @@ PROBE = ".trimtab-conditional-writes"
 _BEGINNINGS, _LOOKS = 3, 2
 #: What this process has found out about servers and need not ask again: (fact, client, bucket, name).
 _KNOWN: set[tuple[object, ...]] = set()
-
-
-class Buffer(Sink, Protocol):
-    """Where a download goes, and may be begun again."""
-
-    def seek(self, offset: int, /) -> Any: ...
-
-    def truncate(self) -> Any: ...
 
 
 def find(target: Target, ask: Requests) -> Stored | None:
@@ -140,12 +133,10 @@ def _assure_conditions(probe: Target, ask: Requests, in_parts: bool) -> None:
     )
 
 
-def fetch(target: Target, ask: Requests, sink: Buffer) -> str | None:
-    """Fill the sink with an object; None, or what is wrong with it."""
-    wrong = None
+def fetch(target: Target, ask: Requests, sink: Sink) -> tuple[str, str | None]:
+    """Fill the sink with an object; its SHA-256, and None, or what is wrong with it."""
+    found, wrong = "", None
     for _ in range(_LOOKS):  # once more, in case that it was altered on its way only
-        sink.seek(0)
-        sink.truncate()
         try:
             stored, found = download(target, ask, sink)
         except FlexibleChecksumError:
@@ -157,11 +148,11 @@ def fetch(target: Target, ask: Requests, sink: Buffer) -> str | None:
             wrong = "it was replaced while it was being read"
             continue
         if stored.sha256 == found:
-            return None
+            return found, None
         wrong = f"its SHA-256 is {found}, and it was written with {stored.sha256}"
         if stored.sha256 is None:
             wrong = "it carries no SHA-256 of Trimtab, so another program put it there"
-    return wrong
+    return found, wrong
 
 
 def abort(client: Any, ask: Requests, bucket: str, begun: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """Bytes to and from an S3 server, in parallel parts, with checksums both ways.
 
 Up: each request carries a checksum that the server verifies, and the object the SHA-256 of the whole as metadata.
-Down: that SHA-256 is compared before anybody gets to see the blob.
+Down: that SHA-256 is compared before anybody gets to see the blob. It is computed in order while later parts come.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, IncompleteReadError
 
 from trimtab_blocks.errors import StoreUnavailable
 from trimtab_blocks.s3_claims import Claim, claimed
 from trimtab_blocks.s3_errors import REQUEST_ERRORS, code_of, said
 from trimtab_blocks.s3_requests import Requests
+from trimtab_blocks.s3_sinks import Sink
 
 __all__ = ["Source", "Stored", "Target", "download", "upload", "upload_in_parts"]
 
@@ -33,12 +33,8 @@ SHA256, WRITER = "trimtab-sha256", "trimtab-writer"
 #: S3's limit. Parts grow beyond the configured size where a blob would need more of them.
 MAX_PARTS = 10_000
 _SCAN_BYTES = 1 << 20
-
-
-class Sink(Protocol):
-    """Where a download goes."""
-
-    def write(self, data: bytes, /) -> Any: ...
+#: Parts that are asked for beyond the first that has not come, for each thread: a slow one then stops no other.
+_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -183,21 +179,41 @@ def _send(target: Target, ask: Requests, source: Source, part: _Part, address: d
 
 
 def download(target: Target, ask: Requests, sink: Sink) -> tuple[Stored, str]:
-    """Write the object to the sink; what the server says of it, and the SHA-256 of the bytes that came.
+    """Put the object into the sink; what the server says of it, and the SHA-256 of the bytes that are there now.
 
     Raises:
         ClientError: there is no object (404), or it was replaced while it was read (412).
+        StoreUnavailable: the sink cannot take it.
     """
-    stored, data = ask(lambda: _first(target))
+    stored, answer = ask(lambda: _open(target))
+    sink.begin(stored.size)
+    starts = range(0, max(stored.size, 1), target.part_bytes)
+    first = iter([answer["Body"]])  # of which the head has come; the other parts need not wait for the rest
+
+    def fetch(start: int, length: int) -> bytes:
+        body = next(first, None) if start == 0 else None
+        if body is None:
+            span = f"bytes={start}-{start + length - 1}"
+            body = target.client.get_object(**target.address, Range=span, IfMatch=stored.etag)["Body"]
+        data: bytes = body.read()
+        if len(data) < length:
+            raise IncompleteReadError(actual_bytes=len(data), expected_bytes=length)
+        return data[:length]
+
+    def bring(start: int) -> tuple[int, int]:
+        length = min(target.part_bytes, stored.size - start)
+        sink.put(start, ask(lambda: fetch(start, length)))
+        return start, length
+
     digest = hashlib.sha256()
-    for piece in chain([data], _pieces(target, ask, stored, len(data))):
-        digest.update(piece)
-        sink.write(piece)
+    for offset, length in map(bring, starts) if len(starts) == 1 else _side_by_side(target.parallel, bring, starts):
+        for piece in sink.pieces(offset, length):
+            digest.update(piece)
     return stored, digest.hexdigest()
 
 
-def _first(target: Target) -> tuple[Stored, bytes]:
-    """What the server says of an object, and its first part: all of it, mostly."""
+def _open(target: Target) -> tuple[Stored, dict[str, Any]]:
+    """What the server says of an object, and the answer whose body is its first part: all of it, mostly."""
     span = {"Range": f"bytes=0-{target.part_bytes - 1}"}
     try:
         answer = target.client.get_object(**target.address, **span)
@@ -205,38 +221,23 @@ def _first(target: Target) -> tuple[Stored, bytes]:
         if code_of(error) != "InvalidRange":
             raise
         answer = target.client.get_object(**target.address)  # nothing is the one size without a first byte
-    stored, data = Stored.of(answer), answer["Body"].read()
+    stored = Stored.of(answer)
     if "ContentRange" in answer:
         stored = replace(stored, size=int(answer["ContentRange"].rpartition("/")[2]))
-    return stored, data
+    return stored, answer
 
 
-def _pieces(target: Target, ask: Requests, stored: Stored, begin: int) -> Iterator[bytes]:
-    """The rest of the object in order, fetched some parts ahead, all of the one version that was found."""
-
-    def fetch(start: int) -> bytes:
-        span = f"bytes={start}-{min(start + target.part_bytes, stored.size) - 1}"
-        answer = target.client.get_object(**target.address, Range=span, IfMatch=stored.etag)
-        data: bytes = answer["Body"].read()
-        return data
-
-    def patiently(start: int) -> bytes:
-        return ask(lambda: fetch(start))
-
-    with ThreadPoolExecutor(target.parallel, "s3-down") as pool:
-        yield from _in_order(pool, patiently, range(begin, stored.size, target.part_bytes), target.parallel)
-
-
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], bytes], over: range, ahead: int) -> Iterator[bytes]:
-    """Results in order, of which at most ``ahead`` are under way or waiting: memory stays bounded."""
-    under_way: deque[Future[bytes]] = deque()
-    try:
-        for argument in over:
-            if len(under_way) == ahead:
+def _side_by_side(parallel: int, work: Callable[[int], tuple[int, int]], over: range) -> Iterator[tuple[int, int]]:
+    """Results in order, of which a bounded number is under way or waiting: a part is still warm when it is read."""
+    under_way: deque[Future[tuple[int, int]]] = deque()
+    with ThreadPoolExecutor(parallel, "s3-down") as pool:
+        try:
+            for argument in over:
+                if len(under_way) == _AHEAD * parallel:
+                    yield under_way.popleft().result()
+                under_way.append(pool.submit(work, argument))
+            while under_way:
                 yield under_way.popleft().result()
-            under_way.append(pool.submit(work, argument))
-        while under_way:
-            yield under_way.popleft().result()
-    finally:
-        for left in under_way:
-            left.cancel()
+        finally:
+            for left in under_way:
+                left.cancel()

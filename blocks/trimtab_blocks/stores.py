@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 from prefect.blocks.core import Block
 from pydantic import Field, field_validator
@@ -34,6 +35,7 @@ __all__ = [
 
 #: File names that begin like this belong to writes that are under way. No valid key has a part that begins with a dot.
 _INCOMING = ".incoming-"
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,22 @@ class Store(ABC):
         Raises:
             BlobNotFound: there is none.
         """
+
+    def fill(self, key: str, file: IO[bytes]) -> str:
+        """Make the blob the content of a file that is open for writing and reading; its SHA-256.
+
+        Raises:
+            BlobNotFound: there is none.
+        """
+        digest = hashlib.sha256()
+        file.seek(0)
+        with self.local(key) as path, path.open("rb") as source:
+            while piece := source.read(_PIECE_BYTES):
+                digest.update(piece)
+                file.write(piece)
+        file.truncate()
+        file.flush()
+        return digest.hexdigest()
 
     def fault(self, key: str, size: int, sha256: str) -> str | None:
         """What is wrong with a blob that should have this size (bytes) and SHA-256; None: nothing. It is read for that.

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from trimtab_blocks.errors import BlobNotFound, CorruptBlob
 from trimtab_blocks.keys import content_of, is_data
@@ -91,6 +91,10 @@ class TieredStore(Store):
         """See ``Store``."""
         with ExitStack() as opened:
             yield self._from_one(key, lambda store: opened.enter_context(store.local(key)), fetches=True)
+
+    def fill(self, key: str, file: IO[bytes]) -> str:
+        """See ``Store``."""
+        return self._from_one(key, lambda store: store.fill(key, file), fetches=True)
 
     def fault(self, key: str, size: int, sha256: str) -> str | None:
         """See ``Store``. Of a blob in a colder store only the size is compared: reading it may cost."""

@@ -130,7 +130,9 @@ def test_a_running_part_does_not_move_to_another_port(up: Command) -> None:
     assert states(up) == {"ready"}
 
 
-@pytest.mark.parametrize("part", [PREFECT, MLFLOW, WORKER])
+@pytest.mark.parametrize(
+    "part", [PREFECT, pytest.param(MLFLOW, marks=pytest.mark.long), pytest.param(WORKER, marks=pytest.mark.long)]
+)
 def test_a_part_that_was_killed_is_brought_back_and_the_others_go_on(up: Command, part: str) -> None:
     before, addresses = pids(up), up.stack.urls()
     kill(before[part])
@@ -194,7 +196,7 @@ def test_a_stranger_on_our_port_is_not_taken_for_ours(up: Command) -> None:
     assert worker["MLFLOW_TRACKING_URI"] == up.stack.urls()[MLFLOW]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_interrupted_while_it_starts_it_stops_what_it_started(trimtab: Command, until: Until, number: int) -> None:
     starting = trimtab.start("up")
     until(starting, "Prefect is up")
@@ -208,21 +210,21 @@ def test_interrupted_while_it_starts_it_stops_what_it_started(trimtab: Command, 
     assert states(trimtab) == {"stopped"}
 
 
-def test_down_leaves_the_data_and_no_process_and_wipe_leaves_nothing(trimtab: Command) -> None:
-    assert trimtab("up").returncode == 0
-    addresses = trimtab.stack.urls()
-    assert "Stopped" in trimtab("down").stdout
-    assert trimtab.left() == []
-    assert (trimtab.state / "prefect" / "prefect.db").exists()
-    assert (trimtab.state / "mlflow" / "mlflow.db").exists()
+def test_down_leaves_the_data_and_no_process_and_wipe_leaves_nothing(up: Command) -> None:
+    """The last one of those that share a stack."""
+    addresses = up.stack.urls()
+    assert "Stopped" in up("down").stdout
+    assert up.left() == []
+    assert (up.state / "prefect" / "prefect.db").exists()
+    assert (up.state / "mlflow" / "mlflow.db").exists()
 
-    assert trimtab("up").returncode == 0
-    assert trimtab.stack.urls() == addresses
-    stack_id = trimtab.stack.folder.read().stack_id
+    assert up("up").returncode == 0
+    assert up.stack.urls() == addresses
+    stack_id = up.stack.folder.read().stack_id
     # Prefect, MLflow with its own child, the worker.
     assert len(processes.members(stack_id)) >= 4
-    assert "Stopped" in trimtab("down", "--wipe").stdout
-    assert not trimtab.state.exists()
+    assert "Stopped" in up("down", "--wipe").stdout
+    assert not up.state.exists()
     assert processes.members(stack_id) == []
 
 

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -31,7 +33,7 @@ def missing() -> list[str]:
 
 @dataclass
 class Part:
-    """One process. ``answers`` is asked until it says yes; it may raise whatever a client raises."""
+    """One program with its processes. ``answers`` is asked until it says yes; it may raise whatever a client raises."""
 
     name: str
     command: list[str]
@@ -40,15 +42,22 @@ class Part:
     answers: Callable[[], bool]
     cwd: Path | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def log(self) -> Path:
         return self.folder / f"{self.name}.log"
 
     def start(self) -> None:
+        self.started_at = datetime.now(UTC)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, env=dict(self.env), cwd=self.cwd or self.folder, stdout=log, stderr=log
+                self.command,
+                env=dict(self.env),
+                cwd=self.cwd or self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def ready(self) -> float:
@@ -61,20 +70,24 @@ class Part:
         return time.monotonic() - began
 
     def kill(self) -> None:
-        """As an operating system short of memory does."""
+        """All its processes at once; a worker's runs are not among them."""
         assert self.process is not None
-        self.process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
+    def ask_to_stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
     def stop(self, grace_s: float = 10) -> None:
-        if self.process is None or self.process.poll() is not None:
+        """Asks, waits, and kills what is left of it."""
+        if self.process is None:
             return
-        self.process.send_signal(signal.SIGINT if self.name == "postgresql" else signal.SIGTERM)
-        try:
+        self.ask_to_stop()
+        with suppress(subprocess.TimeoutExpired):
             self.process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.kill()
 
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-2000:] if self.log.exists() else "no log"

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ class Production:
     ports: dict[str, int] = field(default_factory=lambda: free_ports(_PORTS))
     parts: dict[str, Part] = field(default_factory=dict)
     took: dict[str, float] = field(default_factory=dict)
+    _sent: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.s3 = S3Server(self.folder / "s3")
@@ -128,12 +131,17 @@ class Production:
             self._sql(f"create database {name}")
 
     def down(self) -> None:
-        """Workers first, databases last."""
-        order = [*(name for name in self.parts if name.startswith("node")), "services", "gateway", "api-a", "api-b"]
-        for name in [*order, "mlflow", "redis", "postgresql"]:
-            if name in self.parts:
-                self.parts[name].stop()
-        self.s3.stop()
+        """Workers stop by themselves, with their runs; the rest is killed: nobody needs its data any more."""
+        nodes = [part for name, part in self.parts.items() if name.startswith("node")]
+        for part in nodes:
+            part.ask_to_stop()
+        for part in nodes:
+            part.stop()
+        for part in self.parts.values():
+            if part.process is not None:
+                part.kill()
+        if self.s3.process is not None:
+            self.s3.kill()
         shutil.rmtree(self.data, ignore_errors=True)
 
     def run(self, *command: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
@@ -170,11 +178,30 @@ class Production:
     def worker(self, node: str) -> Part:
         env = self.env | {"TRIMTAB_NODE_NAME": node, "TRIMTAB_HOST_DIR": str(self.folder / f"host-{node}")}
         command = [*_PYTHON, "prefect", "worker", "start", "--pool", POOL, "--type", "gpu-process", "--name", node]
-        return Part(node, command, env, self.folder, lambda: self._beats(node), cwd=self.project)
+        made = Part(node, command, env, self.folder, lambda: self._beats(made), cwd=self.project)
+        return made
 
-    def _beats(self, node: str) -> bool:
+    def _beats(self, node: Part) -> bool:
+        """Since it was started, not only from an earlier life."""
         found = self.ask(f"/work_pools/{POOL}/workers/filter", {"workers": None})
-        return any(one["name"] == node and one["status"] == "ONLINE" for one in found)
+        beats = [one["last_heartbeat_time"] for one in found if one["name"] == node.name]
+        return bool(beats) and datetime.fromisoformat(beats[0]) > node.started_at
+
+    def keeps_events(self, marker: str) -> bool:
+        """Whether an event gets through: to an API server, Redis, the services, PostgreSQL."""
+        name = f"trimtab.tests.{marker}"
+        now = datetime.now(UTC)
+        if marker not in self._sent:
+            event = {"id": str(uuid.uuid4()), "occurred": now.isoformat(), "event": "trimtab.tests.probe"}
+            resource = {"prefect.resource.id": name}
+            answer = httpx.post(
+                f"{self.url('gateway')}/api/events", json=[event | {"resource": resource, "payload": {}}], timeout=10
+            )
+            answer.raise_for_status()
+            self._sent.add(marker)
+        within = {"since": (now - timedelta(hours=1)).isoformat(), "until": (now + timedelta(hours=1)).isoformat()}
+        found = self.ask("/events/filter", {"filter": {"resource": {"id": [name]}, "occurred": within}, "limit": 1})
+        return bool(found["events"])
 
     def _begin(self, *parts: Part) -> None:
         for part in parts:
@@ -208,12 +235,18 @@ class Production:
         return True
 
     def _sql(self, statement: str) -> None:
+        self.query("postgres", statement)
+
+    def query(self, database: str, statement: str) -> list[tuple[Any, ...]]:
+        """Rows that a statement gives, of which some give none."""
         connection = psycopg2.connect(
-            host=HOST, port=self.ports["postgresql"], user="postgres", dbname="postgres", connect_timeout=2
+            host=HOST, port=self.ports["postgresql"], user="postgres", dbname=database, connect_timeout=2
         )
         try:
             connection.autocommit = True
-            connection.cursor().execute(statement)
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return list(cursor.fetchall()) if cursor.description else []
         finally:
             connection.close()
 
@@ -242,7 +275,7 @@ class Production:
 
     def _services(self) -> Part:
         command = [*_PYTHON, "prefect", "server", "services", "start"]
-        return Part("services", command, self.server_env, self.folder, lambda: True)
+        return Part("services", command, self.server_env, self.folder, lambda: self.keeps_events("services"))
 
     def _mlflow(self) -> Part:
         database = f"postgresql+psycopg2://postgres@{HOST}:{self.ports['postgresql']}/mlflow"

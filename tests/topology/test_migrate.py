@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import mlflow
 import psycopg2
 import pytest
 from mlflow.tracking import MlflowClient
 
 from blocks.s3_server import BUCKET, why_not
+from infra.conftest import Command
 from topology.parts import HOST, missing
 from topology.production import Production
 from trimtab_blocks.stores import DirectoryStore
+from trimtab_infra.stack.services import PREFECT
 from trimtab_infra.stack.state import StateFolder
 
+ROOT = Path(__file__).parents[2]
 BLOBS = 120
 
 pytestmark = [
@@ -41,6 +49,55 @@ def backing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
     made = Production(folder, folder)
     try:
         made.back()
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the deployments of a recipe that trains in milliseconds."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "tests" / "toy_recipe.py", folder)
+    made = subprocess.run(
+        [sys.executable, "-m", "trimtab_infra", "init", "toy_recipe:toy"], cwd=folder, capture_output=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lived_in(project: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StateFolder, str]:
+    """The state folder of an embedded stack that took a model through its life, and what it said of its lineage."""
+    trimtab = Command(project, tmp_path_factory.mktemp("lived-in") / "state")
+    try:
+        assert trimtab("up").returncode == 0
+        api = f"{trimtab.stack.urls()[PREFECT]}/api"
+        deployment = httpx.get(f"{api}/deployments/name/lifecycle/toy").json()["id"]
+        parameters = {"recipe": "toy_recipe:toy", "as_of": "2024-04-02T00:00:00"}
+        asked = httpx.post(f"{api}/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
+        run, end = asked.json()["id"], time.monotonic() + 300
+        while (state := httpx.get(f"{api}/flow_runs/{run}", timeout=30).json()["state"])["type"] != "COMPLETED":
+            assert time.monotonic() < end, state
+            assert state["type"] not in ("FAILED", "CRASHED"), state
+            time.sleep(0.5)
+        lineage = trimtab("lineage", "toy/1")
+        assert lineage.returncode == 0, lineage.stderr
+    finally:
+        trimtab.end()
+    return StateFolder(trimtab.state), lineage.stdout
+
+
+@pytest.fixture(scope="module")
+def production(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
+    """The whole production stack, where nothing has been done yet."""
+    if absent := missing():
+        pytest.skip(f"needs {absent}")
+    if reason := why_not():
+        pytest.skip(reason)
+    made = Production(tmp_path_factory.mktemp("production"), project, workers=1)
+    try:
+        made.up()
         yield made
     finally:
         made.down()
@@ -90,6 +147,49 @@ def migrate(backing: Production, folder: StateFolder) -> subprocess.CompletedPro
 def keys(backing: Production, prefix: str) -> list[str]:
     found = backing.s3.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
     return [one["Key"] for one in found]
+
+
+def objects(backing: Production, prefix: str) -> dict[str, str]:
+    """SHA-256 of each object below a prefix, by the rest of its name."""
+    client = backing.s3.client()
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    names = [one["Key"] for page in pages for one in page.get("Contents", ())]
+    read = {name: client.get_object(Bucket=BUCKET, Key=name)["Body"].read() for name in names}
+    return {name.removeprefix(prefix): hashlib.sha256(data).hexdigest() for name, data in read.items()}
+
+
+def files(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file below a folder, by its name there."""
+    found = (one for one in folder.rglob("*") if one.is_file() and not one.name.startswith("."))
+    return {one.relative_to(folder).as_posix(): hashlib.sha256(one.read_bytes()).hexdigest() for one in found}
+
+
+def all_runs(client: MlflowClient) -> dict[str, Any]:
+    """Everything that MLflow knows of every run."""
+    experiments = sorted(client.search_experiments(), key=lambda one: one.experiment_id)
+    runs = client.search_runs([one.experiment_id for one in experiments], max_results=1000)
+    histories = {
+        (run.info.run_id, name): [
+            (p.step, p.value, p.timestamp) for p in client.get_metric_history(run.info.run_id, name)
+        ]
+        for run in runs
+        for name in run.data.metrics
+    }
+    return {
+        "experiments": [(one.experiment_id, one.name, one.artifact_location) for one in experiments],
+        "runs": {run.info.run_id: run.to_dictionary() for run in runs},
+        "metrics": histories,
+        "aliases": {one.name: dict(one.aliases) for one in client.search_registered_models()},
+        "versions": {(one.name, one.version): dict(one.tags) for one in client.search_model_versions()},
+    }
+
+
+def begun(production: Production) -> bool:
+    """Whether the migration has got as far as to write."""
+    try:
+        return bool(production.query("mlflow", "select count(*) from trimtab_migration")[0][0])
+    except psycopg2.errors.UndefinedTable:
+        return False
 
 
 def facts(client: MlflowClient) -> dict[str, Any]:
@@ -150,11 +250,49 @@ def test_what_is_refused(backing: Production, embedded: StateFolder, tmp_path: P
     nothing = migrate(backing, StateFolder(tmp_path / "nothing"))
     assert nothing.returncode == 2
     assert "nothing to migrate" in nothing.stderr
-    connection = psycopg2.connect(host=HOST, port=backing.ports["postgresql"], user="postgres", dbname="mlflow")
-    try:
-        cursor = connection.cursor()
-        cursor.execute("select count(*) from trimtab_migration")
-        assert cursor.fetchone() == (1,)
-    finally:
-        connection.close()
+    assert backing.query("mlflow", "select count(*) from trimtab_migration") == [(1,)]
     assert mlflow.__version__.startswith("3.17"), "the tables were copied of this version"
+
+
+@pytest.mark.timeout(1200)
+def test_a_model_with_its_history_moves_and_is_made_again_bit_for_bit(
+    production: Production, lived_in: tuple[StateFolder, str]
+) -> None:
+    """Killed at random points, run again until it is through; then the life of the model goes on there."""
+    folder, lineage = lived_in
+    program, env = command(production, folder)
+    here = MlflowClient(f"sqlite:///{folder.mlflow / 'mlflow.db'}")
+    killed = []
+    for _ in range(3):
+        process = subprocess.Popen(program, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not begun(production):
+            time.sleep(0.02)
+        pause_s = random.uniform(0, 2)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(pause_s)
+        if process.poll() is None:
+            process.kill()
+            killed.append(round(pause_s, 2))
+        process.wait()
+    print(f"killed after {killed} s of work")
+    assert killed, "it was never killed; this shows nothing"
+    done = migrate(production, folder)
+    assert done.returncode == 0, done.stderr
+
+    there = MlflowClient(f"postgresql+psycopg2://postgres@{HOST}:{production.ports['postgresql']}/mlflow")
+    assert all_runs(there) == all_runs(here)
+    assert facts(there) == facts(here)
+    store = files(folder.store)
+    assert {key.partition("/")[0] for key in store} >= {"snapshots", "manifests", "lineage", "catalog"}
+    assert {key: digest for key, digest in objects(production, "store/").items() if key in store} == store
+    assert objects(production, "mlflow/") == files(folder.mlflow / "artifacts")
+
+    assert production.run("trimtab_infra", "lineage", "toy/1") == lineage
+    assert "Bit for bit the same" in production.run("trimtab_infra", "replay", "toy/1", cwd=production.project)
+    deployment = production.ask("/deployments/name/lifecycle/toy")["id"]
+    parameters = {"recipe": "toy_recipe:toy", "as_of": "2024-05-02T00:00:00"}
+    run = production.ask(f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
+    assert production.await_run(str(run), 400).startswith("COMPLETED"), production.parts["node-0"].tail()
+    stages = [(one.data.tags.get("trimtab.stage"), one.info.run_name) for one in there.search_runs(["1"])]
+    assert sorted(name for stage, name in stages if stage == "monitor") == ["monitor 2024-03", "monitor 2024-04"]
+    assert sorted(name for stage, name in stages if stage == "train")[0] == "train 2024-01..2024-02"
