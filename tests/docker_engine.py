@@ -54,16 +54,22 @@ config = json.loads((bundle / "config.json").read_text())
 env = dict(one.partition("=")[::2] for one in config["process"]["env"])
 root = pathlib.Path(config["root"]["path"])
 given = [one for one in env.get("NVIDIA_VISIBLE_DEVICES", "").split(",") if one not in ("", "void", "none")]
-state = pathlib.Path({state!r}).read_text().splitlines()
-words = [set(line.split()) for line in state]
-unknown = [one for one in given if one != "all" and not any("uuid=" + one in line for line in words)]
+lines = [line.split() for line in pathlib.Path({state!r}).read_text().splitlines() if line]
+def asked(words):
+    return "all" in given or any("uuid=" + one in words for one in given)
+unknown = [one for one in given if one != "all" and not any("uuid=" + one in words for words in lines)]
 if unknown:
     sys.exit("nvidia-container-cli: device error: " + unknown[0] + ": unknown device")
-kept = [line for line in state if "all" in given or not line.startswith("gpu ")
-        or any("uuid=" + one in line.split() for one in given)]
+kept = [words for words in lines if words[0] == "driver"]
+count = 0
+for number, words in enumerate([words for words in lines if words[0] == "gpu"]):
+    slices = [one for one in lines if one[0] == "slice" and "gpu=%d" % number in one and (asked(words) or asked(one))]
+    if asked(words) or slices:  # of a GPU in slices, the whole is seen too, with the slices that were given
+        kept += [words] + [["gpu=%d" % count if word.startswith("gpu=") else word for word in one] for one in slices]
+        count += 1
 target = root / {target!r}.lstrip("/")
 target.parent.mkdir(parents=True, exist_ok=True)
-target.write_text("\\n".join(kept) + "\\n")
+target.write_text("".join(" ".join(words) + "\\n" for words in kept))
 shutil.copy({library!r}, root / {where!r}.lstrip("/"))
 """
 
