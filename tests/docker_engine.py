@@ -24,7 +24,7 @@ import sysconfig
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ import docker.errors
 import nvml_driver
 import requests
 
-__all__ = ["BASE", "Engine", "NoEngine", "running"]
+__all__ = ["BASE", "Engine", "NoEngine", "apart", "running"]
 
 ROOT = Path(__file__).parent.parent
 BASE = "trimtab-test-base"
@@ -112,7 +112,7 @@ class Engine:
 def running() -> Iterator[Engine]:
     """An engine with the base image. Raises NoEngine."""
     with contextlib.ExitStack() as stack:
-        dockerd = shutil.which("dockerd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+        dockerd = _dockerd()
         if dockerd is not None and os.geteuid() == 0:
             yield stack.enter_context(_started(dockerd))
             return
@@ -130,11 +130,44 @@ def running() -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
-def _started(dockerd: str) -> Iterator[Engine]:
+def apart(engine: Engine, images: Sequence[str]) -> Iterator[tuple[Engine, list[str]]]:
+    """A second engine, which has networks of its own and these images of `engine`; and what a command begins with that
+    is to reach its published ports. It lives in a network name space: nothing is changed on this host. Raises NoEngine.
+    """
+    dockerd, absent = _dockerd(), [one for one in ("ip", "iptables", "nsenter") if shutil.which(one) is None]
+    if dockerd is None or os.geteuid() != 0 or absent:
+        raise NoEngine(f"an engine with networks needs root, dockerd, ip, iptables and nsenter (missing: {absent})")
+    name = f"trimtab-test-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        inside = ["nsenter", f"--net=/run/netns/{name}"]  # `ip netns exec` would hide the control groups
+        with _started(dockerd, inside, ()) as other:
+            with contextlib.closing(engine.client()) as source, contextlib.closing(other.client()) as target:
+                for image in images:
+                    target.images.load(source.images.get(image).save(named=True))
+            yield other, inside
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+def _no_network() -> list[str]:
+    """Containers have the host's network. With --bridge=none, the bridge of another engine would be deleted."""
+    bridge = "docker0" if Path("/sys/class/net/docker0").exists() else "none"
+    return ["--iptables=false", "--ip6tables=false", f"--bridge={bridge}"]
+
+
+def _dockerd() -> str | None:
+    return shutil.which("dockerd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
+@contextlib.contextmanager
+def _started(dockerd: str, inside: Sequence[str] = (), network: Sequence[str] | None = None) -> Iterator[Engine]:
     folder = Path(tempfile.mkdtemp(prefix="tt-docker-"))  # short: a socket's path has 108 characters at most
     try:
         driver = _toolkit(folder)
         command = [
+            *inside,
             dockerd,
             "--data-root",
             f"{folder}/data",
@@ -143,7 +176,7 @@ def _started(dockerd: str) -> Iterator[Engine]:
             "--pidfile",
             f"{folder}/pid",
         ]
-        command += ["-H", f"unix://{folder}/sock", "--iptables=false", "--ip6tables=false", "--bridge=none"]
+        command += ["-H", f"unix://{folder}/sock", *(_no_network() if network is None else network)]
         path = f"{folder / 'bin'}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
         log = folder / "log"
         with log.open("w") as out:

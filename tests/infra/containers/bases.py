@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from docker_engine import Engine
 
-__all__ = ["PYTHON", "CannotBuild", "build", "builder", "index", "python_base"]
+__all__ = ["PYTHON", "CannotBuild", "build", "builder", "index", "python_base", "stand_ins"]
 
 ROOT = Path(__file__).parents[3]
 PYTHON = "trimtab-test-python:3.11-slim"
@@ -94,3 +95,26 @@ def build(
             command += ["--secret", f"id=ca,src={certificates}"]
         environment = {**os.environ, **engine.environment(), "DOCKER_BUILDKIT": "1"}
         return subprocess.run([*command, "."], cwd=context, env=environment, capture_output=True, text=True)
+
+
+def stand_ins(engine: Engine) -> list[str]:
+    """Images under the names of the public ones that compose uses; of an engine of our own only. Raises CannotBuild."""
+    text = "".join((ROOT / "infra" / name).read_text() for name in ("compose.yaml", "compose.override.yaml"))
+    names = re.findall(r"^    image: ((?:\w+/)?(postgres|redis|caddy|seaweedfs):\S+)$", text, re.MULTILINE)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(Path(__file__).parent / "stand_ins", folder, dirs_exist_ok=True)
+        (programs := Path(folder, "programs")).mkdir()
+        for program in ("caddy", "weed"):
+            found = Path(sys.executable).parent / program
+            if not found.exists():
+                raise CannotBuild(f"{program} is not installed (make check-infra installs the extra infra)")
+            shutil.copy(found, programs)
+        for name, target in names:
+            command = [builder(), "build", "--network=host", "--tag", name, "--target", target]
+            command += ["--build-arg", f"PYTHON_IMAGE={python_base(engine)}", "."]
+            environment = {**os.environ, **engine.environment(), "DOCKER_BUILDKIT": "1"}
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+            if done.returncode:
+                raise CannotBuild(f"no stand-in for {name}: {done.stderr[-800:]}")
+    assert len(names) == 4, names
+    return [name for name, _ in names]
