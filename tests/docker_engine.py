@@ -24,7 +24,7 @@ import sysconfig
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ import docker.errors
 import nvml_driver
 import requests
 
-__all__ = ["BASE", "Engine", "NoEngine", "running"]
+__all__ = ["BASE", "Engine", "NoEngine", "apart", "running"]
 
 ROOT = Path(__file__).parent.parent
 BASE = "trimtab-test-base"
@@ -54,16 +54,22 @@ config = json.loads((bundle / "config.json").read_text())
 env = dict(one.partition("=")[::2] for one in config["process"]["env"])
 root = pathlib.Path(config["root"]["path"])
 given = [one for one in env.get("NVIDIA_VISIBLE_DEVICES", "").split(",") if one not in ("", "void", "none")]
-state = pathlib.Path({state!r}).read_text().splitlines()
-words = [set(line.split()) for line in state]
-unknown = [one for one in given if one != "all" and not any("uuid=" + one in line for line in words)]
+lines = [line.split() for line in pathlib.Path({state!r}).read_text().splitlines() if line]
+def asked(words):
+    return "all" in given or any("uuid=" + one in words for one in given)
+unknown = [one for one in given if one != "all" and not any("uuid=" + one in words for words in lines)]
 if unknown:
     sys.exit("nvidia-container-cli: device error: " + unknown[0] + ": unknown device")
-kept = [line for line in state if "all" in given or not line.startswith("gpu ")
-        or any("uuid=" + one in line.split() for one in given)]
+kept = [words for words in lines if words[0] == "driver"]
+count = 0
+for number, words in enumerate([words for words in lines if words[0] == "gpu"]):
+    slices = [one for one in lines if one[0] == "slice" and "gpu=%d" % number in one and (asked(words) or asked(one))]
+    if asked(words) or slices:  # of a GPU in slices, the whole is seen too, with the slices that were given
+        kept += [words] + [["gpu=%d" % count if word.startswith("gpu=") else word for word in one] for one in slices]
+        count += 1
 target = root / {target!r}.lstrip("/")
 target.parent.mkdir(parents=True, exist_ok=True)
-target.write_text("\\n".join(kept) + "\\n")
+target.write_text("".join(" ".join(words) + "\\n" for words in kept))
 shutil.copy({library!r}, root / {where!r}.lstrip("/"))
 """
 
@@ -106,7 +112,7 @@ class Engine:
 def running() -> Iterator[Engine]:
     """An engine with the base image. Raises NoEngine."""
     with contextlib.ExitStack() as stack:
-        dockerd = shutil.which("dockerd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+        dockerd = _dockerd()
         if dockerd is not None and os.geteuid() == 0:
             yield stack.enter_context(_started(dockerd))
             return
@@ -124,11 +130,44 @@ def running() -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
-def _started(dockerd: str) -> Iterator[Engine]:
+def apart(engine: Engine, images: Sequence[str]) -> Iterator[tuple[Engine, list[str]]]:
+    """A second engine, which has networks of its own and these images of `engine`; and what a command begins with that
+    is to reach its published ports. It lives in a network name space: nothing is changed on this host. Raises NoEngine.
+    """
+    dockerd, absent = _dockerd(), [one for one in ("ip", "iptables", "nsenter") if shutil.which(one) is None]
+    if dockerd is None or os.geteuid() != 0 or absent:
+        raise NoEngine(f"an engine with networks needs root, dockerd, ip, iptables and nsenter (missing: {absent})")
+    name = f"trimtab-test-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        inside = ["nsenter", f"--net=/run/netns/{name}"]  # `ip netns exec` would hide the control groups
+        with _started(dockerd, inside, ()) as other:
+            with contextlib.closing(engine.client()) as source, contextlib.closing(other.client()) as target:
+                for image in images:
+                    target.images.load(source.images.get(image).save(named=True))
+            yield other, inside
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+def _no_network() -> list[str]:
+    """Containers have the host's network. With --bridge=none, the bridge of another engine would be deleted."""
+    bridge = "docker0" if Path("/sys/class/net/docker0").exists() else "none"
+    return ["--iptables=false", "--ip6tables=false", f"--bridge={bridge}"]
+
+
+def _dockerd() -> str | None:
+    return shutil.which("dockerd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
+@contextlib.contextmanager
+def _started(dockerd: str, inside: Sequence[str] = (), network: Sequence[str] | None = None) -> Iterator[Engine]:
     folder = Path(tempfile.mkdtemp(prefix="tt-docker-"))  # short: a socket's path has 108 characters at most
     try:
         driver = _toolkit(folder)
         command = [
+            *inside,
             dockerd,
             "--data-root",
             f"{folder}/data",
@@ -137,7 +176,7 @@ def _started(dockerd: str) -> Iterator[Engine]:
             "--pidfile",
             f"{folder}/pid",
         ]
-        command += ["-H", f"unix://{folder}/sock", "--iptables=false", "--ip6tables=false", "--bridge=none"]
+        command += ["-H", f"unix://{folder}/sock", *(_no_network() if network is None else network)]
         path = f"{folder / 'bin'}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
         log = folder / "log"
         with log.open("w") as out:

@@ -27,6 +27,7 @@ import numpy as np
 
 from trimtab_blocks.stores import BlobNotFound, Store
 from trimtab_flows import runtime
+from trimtab_flows.prefect_hooks import handling_sigterm
 
 __all__ = ["Checkpoint", "Checkpoints", "Unsavable"]
 
@@ -125,15 +126,16 @@ class Checkpoints:
 def _held_back() -> Iterator[Callable[[], bool]]:
     """Keeps SIGTERM from interrupting the body; tells whether it came, and raises it on leaving."""
     came: list[int] = []
+    handling = handling_sigterm(lambda number, _: came.append(number))
     try:
-        before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+        handling.__enter__()
     except ValueError:  # only the main thread may
         yield lambda: False
         return
     try:
         yield lambda: bool(came)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        handling.__exit__(None, None, None)
         if came:
             signal.raise_signal(signal.SIGTERM)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -14,7 +15,8 @@ from prefect.runtime import flow_run
 @flow
 def contained(folder: str, seconds: float = 0.0) -> None:
     """What it sees at its start, and its end."""
-    write(folder, "start", gpus=gpus(), cuda=os.environ["CUDA_VISIBLE_DEVICES"], **limits())
+    told = {name: value for name, value in os.environ.items() if name.startswith("TRIMTAB_GPU_")}
+    write(folder, "start", gpus=gpus(), cuda=os.environ["CUDA_VISIBLE_DEVICES"], told=told, **limits())
     time.sleep(seconds)
     write(folder, "end")
 
@@ -28,14 +30,21 @@ def greedy(folder: str, seconds: float = 0.0) -> None:
 
 
 def gpus() -> list[str]:
-    """UUIDs of the GPUs that the driver shows here."""
+    """UUIDs of the devices that the driver shows here: GPUs, or the slices of those that are in slices."""
     import pynvml as nvml
 
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:
         return []
-    return [str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i))) for i in range(nvml.nvmlDeviceGetCount())]
+    found = []
+    for gpu in map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount())):
+        slices = []
+        with contextlib.suppress(nvml.NVMLError):  # not a GPU in slices, or no more of them
+            for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+                slices.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number))
+        found += [str(nvml.nvmlDeviceGetUUID(device)) for device in slices or [gpu]]
+    return found
 
 
 def limits() -> dict[str, object]:
