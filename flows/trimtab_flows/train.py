@@ -33,10 +33,13 @@ from trimtab_flows.steps.fitting import Fitted, fit
 from trimtab_flows.steps.predictions import SCORE, scored_labels
 from trimtab_flows.windows import Window
 
-__all__ = ["CALIBRATION", "REFERENCE", "Trained", "granted", "join_features", "train"]
+__all__ = ["CALIBRATION", "JUDGED_ROWS", "REFERENCE", "Trained", "granted", "join_features", "train"]
 
 #: Artifact of the training run that later windows are compared with.
 REFERENCE = "reference.json"
+
+#: Metric: rows that the model which was judged on the holdout was trained on; the one that serves has ``train/rows``.
+JUDGED_ROWS = "train/rows_before_holdout"
 
 #: Artifact that turns the model's scores into probabilities, where they are some.
 CALIBRATION = "calibration.json"
@@ -102,7 +105,7 @@ def fit_model(
 
 @flow(name="train", flow_run_name="train {windows}", persist_result=True)
 def train(recipe: str, windows: str, parameters: dict[str, Any] | None = None, seed: int = 0) -> Trained:
-    """Train on the features of ``windows``, less the holdout, and register the model.
+    """Train on the features of ``windows``, less the holdout, and register the model; with a refit, that of all rows.
 
     Args:
         recipe: ``module:attribute``.
@@ -156,13 +159,14 @@ def _log_fitted(run_id: str, recipe: Recipe, fitted: Fitted, manifest: Manifest)
     held = scored_labels(recipe, split.holdout, fitted.predictions)
     deciding = recipe.metrics[0]
     others = {
-        "train/rows": split.training.height,
+        "train/rows": fitted.seen.height,
+        JUDGED_ROWS: split.training.height,
         "holdout/rows": split.holdout.height,
         f"holdout_se/{deciding.name}": standard_error(held.labels, held.scores, deciding, seed=0, groups=held.days),
     }
     tracking.log_metrics(run_id, {f"holdout/{name}": value for name, value in fitted.metrics.items()} | others)
     api = tracking.client()
-    reference = fit_reference(split.training, recipe.inputs, fitted.predictions.get_column(SCORE).to_numpy())
+    reference = fit_reference(fitted.seen, recipe.inputs, fitted.predictions.get_column(SCORE).to_numpy())
     api.log_dict(run_id, json.loads(reference.to_json()), REFERENCE)
     calibration = calibrate(held.labels, held.scores)
     if calibration is not None:
@@ -172,15 +176,17 @@ def _log_fitted(run_id: str, recipe: Recipe, fitted: Fitted, manifest: Manifest)
         logged = tracking.flavor_module(recipe.flavor).log_model(
             fitted.model,
             name="model",
-            signature=_signature(recipe, split.training),
+            signature=_signature(recipe, fitted.seen),
             # Left to find the requirements out, MLflow loads the model in a second process: 6 s more a version.
             pip_requirements=_requirements(recipe.flavor),
         )
     api.set_tag(run_id, "trimtab.model_id", logged.model_id)
-    api.set_tag(run_id, "trimtab.cut", split.cut.isoformat())
-    kept = sample_rows(split.training, list(recipe.inputs))
+    api.set_tag(run_id, "trimtab.cut", fitted.cut.isoformat())
+    api.set_tag(run_id, "trimtab.held_from", split.cut.isoformat())
+    kept = sample_rows(fitted.seen, list(recipe.inputs))
     api.set_tag(run_id, "trimtab.reference_rows", runtime.library().put(kept).digest)
     api.set_tag(run_id, "trimtab.holdout_predictions", runtime.library().put(fitted.predictions).digest)
+    api.set_tag(run_id, "trimtab.served_predictions", runtime.library().put(fitted.served).digest)
 
 
 def _requirements(flavor: str) -> list[str]:

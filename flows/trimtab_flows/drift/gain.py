@@ -7,6 +7,9 @@ with a prior, and every retraining that was measured at the gate, promoted or no
 regression; Bishop, Pattern Recognition and Machine Learning, 2006, section 3.3). A refused challenger thus teaches
 that retraining is worth less than thought. One that was refused by the champion now in service says more: what it
 gained more or less than the line says is a trait of this champion, and it stays until there is another.
+
+The same line tells the gate what to expect of a challenger (``expected_of``). A recipe with a refit serves a model of all
+rows, and compares a twin of it that lacks the newest ones: both are on the line, and share the champion's trait.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 
 from trimtab_flows.drift.evidence import Challenge, Evidence
 
-__all__ = ["NAMES", "Gain", "expected_gain", "observed_loss"]
+__all__ = ["NAMES", "Expected", "Gain", "expected_gain", "expected_of", "observed_loss"]
 
 #: What the parts of a gain come from.
 NAMES = ("more rows", "newer rows", "the loss seen", "challengers that this champion beat")
@@ -69,6 +72,32 @@ class Gain:
         return _below((self.mean - gain) / self.sd)
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What is expected of a challenger before it is compared, in the metric's own units, positive is better.
+
+    Attributes:
+        gain, variance: of the model that would serve.
+        compared, compared_variance: of the gain that the comparison is to find, but for its own error.
+        covariance: of both; 0 where the comparison can tell nothing (the twin has the champion's own rows).
+    """
+
+    gain: float
+    variance: float
+    compared: float
+    compared_variance: float
+    covariance: float
+
+    def given(self, measured: float, error: float) -> tuple[float, float]:
+        """Mean and standard deviation of the gain in service, once the comparison found this with this error."""
+        spread = self.compared_variance + error**2
+        if spread <= 0 or self.covariance == 0:
+            return self.gain, math.sqrt(max(self.variance, 0.0))
+        pull = self.covariance / spread
+        mean = self.gain + pull * (measured - self.compared)
+        return mean, math.sqrt(max(self.variance - pull * self.covariance, 0.0))
+
+
 def _below(z: float) -> float:
     return (1 + math.erf(z / math.sqrt(2))) / 2
 
@@ -86,7 +115,7 @@ def observed_loss(evidence: Evidence) -> float:
     seen += [
         (each.performance, each.performance_se)
         for back, each in enumerate(reversed(evidence.history), start=1)
-        if each.champion_age == evidence.champion_age - back and each.champion_age > 0
+        if each.champion_age == evidence.champion_age - back and each.champion_age >= 0
     ]
     known = [(value, error) for value, error in seen[:_RECENT] if value is not None]
     if not known:
@@ -102,13 +131,65 @@ def expected_gain(evidence: Evidence) -> Gain | None:
 
     None where the champion's performance is not known at all, or is 0.
     """
+    line = _fitted(evidence)
+    if line is None:
+        return None
+    x = _inputs_now(evidence)
+    parts = [float(part) for part in x * line.weights]
+    return Gain(
+        mean=sum(parts) + line.trait,
+        sd=float(np.sqrt(x @ line.covariance @ x + line.trait_variance)),
+        parts=tuple(zip(NAMES, [*parts, line.trait], strict=True)),
+        learnt_from=line.learnt_from,
+    )
+
+
+def expected_of(evidence: Evidence, challenge: Challenge) -> Expected | None:
+    """What is expected of a challenger that has been trained, for the gate.
+
+    Args:
+        evidence: as of the challenger: its new rows and its age are those of the model that would serve.
+        challenge: what will be compared with the champion; its gain is not looked at.
+
+    Returns:
+        None where the champion's performance is not known at all, or is 0.
+    """
+    line = _fitted(evidence)
+    if line is None:
+        return None
+    serves, compared = _inputs_now(evidence), _inputs_of(challenge, evidence.window_days)
+    shared = 0.0 if _tells_nothing(challenge) else float(serves @ line.covariance @ compared) + line.trait_variance
+    return Expected(
+        gain=float(serves @ line.weights) + line.trait,
+        variance=float(serves @ line.covariance @ serves) + line.trait_variance,
+        compared=float(compared @ line.weights) + line.trait,
+        compared_variance=float(compared @ line.covariance @ compared) + line.trait_variance,
+        covariance=shared,
+    )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Weights with their covariance, the trait of the champion in service, and how many challengers taught them."""
+
+    weights: np.ndarray
+    covariance: np.ndarray
+    trait: float
+    trait_variance: float
+    learnt_from: int
+
+
+def _fitted(evidence: Evidence) -> _Line | None:
+    """The line as the challenges so far have it."""
     scale = abs(evidence.reference_performance or evidence.performance or 0.0)
     if scale < _LEAST:
         return None
     units = np.array([scale, scale, 1.0])
     mean, precision = _PRIOR_MEAN * units, np.diag(1 / (_PRIOR_SD * units) ** 2)
     shift = precision @ mean
-    measured = [each for each in evidence.challenges if each.gain is not None and not each.probe]
+    measured = [
+        each for each in evidence.challenges if each.gain is not None and not each.probe and not _tells_nothing(each)
+    ]
     misfit = (_MISFIT * scale) ** 2
     for each in measured:
         x = _inputs_of(each, evidence.window_days)
@@ -117,27 +198,20 @@ def expected_gain(evidence: Evidence) -> Gain | None:
         shift += weight * x * (each.gain or 0.0)
     covariance = np.linalg.inv(precision)
     weights = covariance @ shift
-    days = evidence.champion_age_days
-    x = _inputs(
-        evidence.training_rows + (evidence.new_labelled_rows or 0),
-        evidence.training_rows,
-        evidence.champion_age * evidence.window_days if days is None else days,
-        observed_loss(evidence),
-    )
-    trait, rest = _trait(_refused(measured), weights, misfit, evidence.window_days)
-    parts = [float(part) for part in x * weights]
-    return Gain(
-        mean=sum(parts) + trait,
-        sd=float(np.sqrt(x @ covariance @ x + rest)),
-        parts=tuple(zip(NAMES, [*parts, trait], strict=True)),
-        learnt_from=len(measured),
-    )
+    trait, rest = _trait(_refused(evidence.challenges, measured), weights, misfit, evidence.window_days)
+    return _Line(weights, covariance, trait, rest, len(measured))
 
 
-def _refused(measured: Sequence[Challenge]) -> list[Challenge]:
-    """The challengers that the champion in service has beaten."""
-    promoted = [place for place, each in enumerate(measured) if each.promoted]
-    return list(measured[promoted[-1] + 1 :] if promoted else measured)
+def _tells_nothing(challenge: Challenge) -> bool:
+    """It was compared as a twin with the champion's own rows and no others: that it is no better is no news."""
+    return challenge.newer_days == 0 and challenge.rows == challenge.champion_rows > 0
+
+
+def _refused(challenges: Sequence[Challenge], measured: Sequence[Challenge]) -> list[Challenge]:
+    """The measured challengers that the champion in service has beaten."""
+    promoted = [place for place, each in enumerate(challenges) if each.promoted]
+    since = challenges[promoted[-1] + 1 :] if promoted else challenges
+    return [each for each in since if each in measured]
 
 
 def _trait(refused: Sequence[Challenge], weights: np.ndarray, misfit: float, window_days: float) -> tuple[float, float]:
@@ -151,13 +225,24 @@ def _trait(refused: Sequence[Challenge], weights: np.ndarray, misfit: float, win
     return shift / precision, 1 / precision
 
 
+def _inputs_now(evidence: Evidence) -> np.ndarray:
+    """What a model trained now differs in from the champion, shape (3,)."""
+    days = evidence.champion_age_days
+    age = evidence.champion_age * evidence.window_days if days is None else days
+    rows = evidence.training_rows + (evidence.new_labelled_rows or 0)
+    return _inputs(rows, evidence.training_rows, age - evidence.fresh_age_days, observed_loss(evidence))
+
+
 def _inputs_of(challenge: Challenge, window_days: float) -> np.ndarray:
     """What a challenge was measured with, shape (3,)."""
-    age = challenge.champion_age * window_days
-    return _inputs(challenge.rows, challenge.champion_rows, age, challenge.champion_loss)
+    newer = challenge.champion_age * window_days if challenge.newer_days is None else challenge.newer_days
+    return _inputs(challenge.rows, challenge.champion_rows, newer, challenge.champion_loss)
 
 
-def _inputs(rows: int, before: int, age_days: float, loss: float) -> np.ndarray:
-    """Doublings of the rows, stretches of age, and the loss seen; shape (3,)."""
-    growth = math.log2(rows / before) if rows > before > 0 else 0.0
-    return np.array([growth, max(age_days, 0.0) / _DAYS, max(loss, 0.0)])
+def _inputs(rows: int, before: int, newer_days: float, loss: float) -> np.ndarray:
+    """Doublings of the rows, stretches of days by which they are newer, and the loss seen; shape (3,).
+
+    A twin that lacks the newest rows may have fewer and older ones than the champion; then the first two are below 0.
+    """
+    growth = math.log2(rows / before) if rows > 0 and before > 0 else 0.0
+    return np.array([growth, newer_days / _DAYS, max(loss, 0.0)])
