@@ -56,8 +56,8 @@ class Recipe(ABC):
         bootstrap_windows: how many windows train the first champion.
         holdout: the newest stretch of the training windows that no model is judged by after it was trained on it:
             champion and challenger are compared there.
-        refit: train once more, on all rows, the holdout too: the first model is judged, the second one serves, newer by
-            the holdout. It takes a second training, and ``train`` must not go on from checkpoints of the first.
+        refit: train once more, on all rows, the holdout too: the first model is judged, against the one that was judged
+            for the champion; the second serves, newer by the holdout. ``train`` must not go on from its checkpoints.
         raw: one contract for each table that ``load`` returns.
         features: contract of the table that ``build`` returns, label included. It needs ``key`` and ``event_time``.
         predictions: contract of the table of predictions: the features' key, and ``score``.

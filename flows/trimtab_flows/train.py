@@ -172,21 +172,29 @@ def _log_fitted(run_id: str, recipe: Recipe, fitted: Fitted, manifest: Manifest)
     if calibration is not None:
         api.log_dict(run_id, json.loads(calibration.to_json()), CALIBRATION)
     api.log_dict(run_id, json.loads(manifest.to_json()), "manifest.json")
-    with mlflow.start_run(run_id=run_id):
-        logged = tracking.flavor_module(recipe.flavor).log_model(
-            fitted.model,
-            name="model",
-            signature=_signature(recipe, fitted.seen),
-            # Left to find the requirements out, MLflow loads the model in a second process: 6 s more a version.
-            pip_requirements=_requirements(recipe.flavor),
-        )
-    api.set_tag(run_id, "trimtab.model_id", logged.model_id)
+    api.set_tag(run_id, "trimtab.model_id", _log_model(run_id, recipe, fitted.model, "model", fitted.seen))
+    if fitted.judged is not fitted.model:
+        judged = _log_model(run_id, recipe, fitted.judged, "judged", split.training)
+        api.set_tag(run_id, tracking.JUDGED, judged)
     api.set_tag(run_id, "trimtab.cut", fitted.cut.isoformat())
     api.set_tag(run_id, "trimtab.held_from", split.cut.isoformat())
     kept = sample_rows(fitted.seen, list(recipe.inputs))
     api.set_tag(run_id, "trimtab.reference_rows", runtime.library().put(kept).digest)
     api.set_tag(run_id, "trimtab.holdout_predictions", runtime.library().put(fitted.predictions).digest)
     api.set_tag(run_id, "trimtab.served_predictions", runtime.library().put(fitted.served).digest)
+
+
+def _log_model(run_id: str, recipe: Recipe, model: Any, name: str, rows: pl.DataFrame) -> str:
+    """Save a model with its signature as MLflow's; gives its id."""
+    with mlflow.start_run(run_id=run_id):
+        logged = tracking.flavor_module(recipe.flavor).log_model(
+            model,
+            name=name,
+            signature=_signature(recipe, rows),
+            # Left to find the requirements out, MLflow loads the model in a second process: 6 s more a version.
+            pip_requirements=_requirements(recipe.flavor),
+        )
+    return str(logged.model_id)
 
 
 def _requirements(flavor: str) -> list[str]:

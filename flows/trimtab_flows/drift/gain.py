@@ -8,8 +8,7 @@ regression; Bishop, Pattern Recognition and Machine Learning, 2006, section 3.3)
 that retraining is worth less than thought. One that was refused by the champion now in service says more: what it
 gained more or less than the line says is a trait of this champion, and it stays until there is another.
 
-The same line tells the gate what to expect of a challenger (``expected_of``). A recipe with a refit serves a model of all
-rows, and compares a twin of it that lacks the newest ones: both are on the line, and share the champion's trait.
+The same line tells the gate what to expect of a challenger (``expected_of``).
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ NAMES = ("more rows", "newer rows", "the loss seen", "challengers that this cham
 
 #: Prior mean and standard deviation of the weights: of a doubling of the rows and of four weeks of age, as a share of
 #: the champion's performance; of the loss seen, the share of it that a fresh model wins back.
-_PRIOR_MEAN = np.array([0.015, 0.005, 0.4])
-_PRIOR_SD = np.array([0.015, 0.01, 0.3])
+_PRIOR_MEAN = np.array([0.02, 0.0, 0.3])
+_PRIOR_SD = np.array([0.05, 0.005, 0.3])
 
 #: By how much champions differ from the line, as a share of their performance, beyond the gains' standard errors.
 _MISFIT = 0.006
@@ -74,28 +73,19 @@ class Gain:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is expected of a challenger before it is compared, in the metric's own units, positive is better.
+    """The gain that is expected of a challenger before it is compared, in the metric's own units, and its standard
+    deviation; positive is better."""
 
-    Attributes:
-        gain, variance: of the model that would serve.
-        compared, compared_variance: of the gain that the comparison is to find, but for its own error.
-        covariance: of both; 0 where the comparison can tell nothing (the twin has the champion's own rows).
-    """
-
-    gain: float
-    variance: float
-    compared: float
-    compared_variance: float
-    covariance: float
+    mean: float
+    sd: float
 
     def given(self, measured: float, error: float) -> tuple[float, float]:
-        """Mean and standard deviation of the gain in service, once the comparison found this with this error."""
-        spread = self.compared_variance + error**2
-        if spread <= 0 or self.covariance == 0:
-            return self.gain, math.sqrt(max(self.variance, 0.0))
-        pull = self.covariance / spread
-        mean = self.gain + pull * (measured - self.compared)
-        return mean, math.sqrt(max(self.variance - pull * self.covariance, 0.0))
+        """The same once a comparison found a gain with this standard error: both weighed by how exact they are."""
+        spread = self.sd**2 + error**2
+        if spread <= 0:
+            return measured, 0.0
+        pull = self.sd**2 / spread
+        return self.mean + pull * (measured - self.mean), math.sqrt(pull) * error
 
 
 def _below(z: float) -> float:
@@ -145,27 +135,15 @@ def expected_gain(evidence: Evidence) -> Gain | None:
 
 
 def expected_of(evidence: Evidence, challenge: Challenge) -> Expected | None:
-    """What is expected of a challenger that has been trained, for the gate.
+    """What is expected of a challenger that has been trained, for the gate; its gain is not looked at.
 
-    Args:
-        evidence: as of the challenger: its new rows and its age are those of the model that would serve.
-        challenge: what will be compared with the champion; its gain is not looked at.
-
-    Returns:
-        None where the champion's performance is not known at all, or is 0.
+    None where the champion's performance is not known at all, or is 0.
     """
     line = _fitted(evidence)
     if line is None:
         return None
-    serves, compared = _inputs_now(evidence), _inputs_of(challenge, evidence.window_days)
-    shared = 0.0 if _tells_nothing(challenge) else float(serves @ line.covariance @ compared) + line.trait_variance
-    return Expected(
-        gain=float(serves @ line.weights) + line.trait,
-        variance=float(serves @ line.covariance @ serves) + line.trait_variance,
-        compared=float(compared @ line.weights) + line.trait,
-        compared_variance=float(compared @ line.covariance @ compared) + line.trait_variance,
-        covariance=shared,
-    )
+    x = _inputs_of(challenge, evidence.window_days)
+    return Expected(float(x @ line.weights) + line.trait, float(np.sqrt(x @ line.covariance @ x + line.trait_variance)))
 
 
 @dataclass(frozen=True)
@@ -187,9 +165,7 @@ def _fitted(evidence: Evidence) -> _Line | None:
     units = np.array([scale, scale, 1.0])
     mean, precision = _PRIOR_MEAN * units, np.diag(1 / (_PRIOR_SD * units) ** 2)
     shift = precision @ mean
-    measured = [
-        each for each in evidence.challenges if each.gain is not None and not each.probe and not _tells_nothing(each)
-    ]
+    measured = [each for each in evidence.challenges if each.gain is not None and not each.probe]
     misfit = (_MISFIT * scale) ** 2
     for each in measured:
         x = _inputs_of(each, evidence.window_days)
@@ -198,20 +174,14 @@ def _fitted(evidence: Evidence) -> _Line | None:
         shift += weight * x * (each.gain or 0.0)
     covariance = np.linalg.inv(precision)
     weights = covariance @ shift
-    trait, rest = _trait(_refused(evidence.challenges, measured), weights, misfit, evidence.window_days)
+    trait, rest = _trait(_refused(measured), weights, misfit, evidence.window_days)
     return _Line(weights, covariance, trait, rest, len(measured))
 
 
-def _tells_nothing(challenge: Challenge) -> bool:
-    """It was compared as a twin with the champion's own rows and no others: that it is no better is no news."""
-    return challenge.newer_days == 0 and challenge.rows == challenge.champion_rows > 0
-
-
-def _refused(challenges: Sequence[Challenge], measured: Sequence[Challenge]) -> list[Challenge]:
-    """The measured challengers that the champion in service has beaten."""
-    promoted = [place for place, each in enumerate(challenges) if each.promoted]
-    since = challenges[promoted[-1] + 1 :] if promoted else challenges
-    return [each for each in since if each in measured]
+def _refused(measured: Sequence[Challenge]) -> list[Challenge]:
+    """The challengers that the champion in service has beaten."""
+    promoted = [place for place, each in enumerate(measured) if each.promoted]
+    return list(measured[promoted[-1] + 1 :] if promoted else measured)
 
 
 def _trait(refused: Sequence[Challenge], weights: np.ndarray, misfit: float, window_days: float) -> tuple[float, float]:
@@ -240,9 +210,6 @@ def _inputs_of(challenge: Challenge, window_days: float) -> np.ndarray:
 
 
 def _inputs(rows: int, before: int, newer_days: float, loss: float) -> np.ndarray:
-    """Doublings of the rows, stretches of days by which they are newer, and the loss seen; shape (3,).
-
-    A twin that lacks the newest rows may have fewer and older ones than the champion; then the first two are below 0.
-    """
+    """Doublings of the rows, stretches of days by which they are newer, and the loss seen; shape (3,)."""
     growth = math.log2(rows / before) if rows > 0 and before > 0 else 0.0
     return np.array([growth, newer_days / _DAYS, max(loss, 0.0)])

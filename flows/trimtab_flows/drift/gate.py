@@ -190,7 +190,7 @@ def judge(
     )
     if expected is not None and policy.rule == "expected":
         mean, _ = expected.given(first.difference, first.standard_error or 0.0)
-        promote, said = _by_expectation(first.ci_high, mean, expected.gain, policy)
+        promote, said = _by_expectation(first.ci_high, mean, expected.mean, policy)
         return GateVerdict(promote, figures + said, kept, mean)
     promote = first.ci_low > policy.min_gain
     least = f" by more than {policy.min_gain:g}" if policy.min_gain else ""

@@ -26,16 +26,18 @@ class Fitted:
 
     Attributes:
         model: to be served.
+        judged: the model whose predictions on the holdout decide: ``model`` itself, or with a refit its twin that was
+            trained on the rows before the holdout alone.
         split: the rows before the holdout, and the holdout.
         seen: the rows that ``model`` was trained on.
         cut: the first moment that ``model`` has seen no row of.
-        predictions: on the holdout, of a model trained on the rows before it: ``model`` itself, or with a refit its
-            twin.
+        predictions: of ``judged`` on the holdout.
         metrics: of these predictions.
         served: predictions of ``model`` on the holdout; the same ones without a refit.
     """
 
     model: Any
+    judged: Any
     split: Split
     seen: pl.DataFrame
     cut: datetime
@@ -67,11 +69,12 @@ def fit(
     predictions = predictions_table(recipe, split.holdout, scores)
     metrics = measure(recipe, split.holdout, scores)
     if not recipe.refit or split.holdout.is_empty():
-        return Fitted(model, split, split.training, split.cut, predictions, metrics, predictions)
+        return Fitted(model, model, split, split.training, split.cut, predictions, metrics, predictions)
     rows = labelled(frame, recipe)
-    model = recipe.train(rows, parameters, seed, resources)
-    again = np.asarray(recipe.predict(model, split.holdout), dtype=np.float64)
-    return Fitted(model, split, rows, end, predictions, metrics, predictions_table(recipe, split.holdout, again))
+    serves = recipe.train(rows, parameters, seed, resources)
+    again = np.asarray(recipe.predict(serves, split.holdout), dtype=np.float64)
+    served = predictions_table(recipe, split.holdout, again)
+    return Fitted(serves, model, split, rows, end, predictions, metrics, served)
 
 
 def measure(recipe: Recipe, frame: pl.DataFrame, scores: np.ndarray) -> dict[str, float]:

@@ -225,14 +225,14 @@ def _history(now: Now) -> tuple[Seen, ...]:
 
 
 def _challenge(now: Now, known: Evidence) -> Challenge:
-    """What will be compared with the champion: with a refit, the twin of the model that would serve."""
+    """What will be compared: with a refit, the models that are judged in place of those that serve."""
     series = now.series
-    newer = series.data_end(now.window, serves=False) - series.data_end(now.champion)
+    newer = series.data_end(now.window, serves=False) - series.data_end(now.champion, serves=False)
     return Challenge(
         window=series.windows[now.window].label,
         gain=None,
         rows=series.training_rows(now.window, serves=False),
-        champion_rows=series.training_rows(now.champion),
+        champion_rows=series.training_rows(now.champion, serves=False),
         champion_age=known.champion_age,
         champion_loss=observed_loss(known),
         newer_days=newer / timedelta(days=1),

@@ -134,12 +134,11 @@ class Series:
         return digest.hexdigest()[:20]
 
     def rows(self, model: int, window: int) -> Rows:
-        """Labelled rows of a window with the scores of a model; of its own window and before, what was held back.
+        """Labelled rows of a window with the scores of a model; of its own window and before, what was held back."""
+        return self._rows(model, window, self.refit and window > model)
 
-        Of a model with a refit, rows that it has seen have the scores of the one that was judged.
-        """
+    def _rows(self, model: int, window: int, serves: bool) -> Rows:
         frame = self._unseen(model, window)
-        serves = self.refit and window > model
         scores = self._scored(model, serves)[window - (model + 1 if serves else self._from(model))]
         return Rows(self._labels(frame), scores, self._days(frame))
 
@@ -186,11 +185,12 @@ class Series:
         )
 
     def held_back(self, challenger: int, model: int) -> Rows:
-        """The rows held back from the challenger's training, with the scores of a model no younger than it."""
+        """The rows held back from the challenger's training, with the scores of a model no younger than it: with a
+        refit, of the one that is judged in its place."""
         start = self._cut(challenger)
         parts = []
         for window in range(self._from(challenger), challenger + 1):
-            frame, rows = self._unseen(model, window), self.rows(model, window)
+            frame, rows = self._unseen(model, window), self._rows(model, window, False)
             late = frame.select(self._time >= start).to_series().to_numpy()
             parts.append(Rows(rows.labels[late], rows.scores[late], rows.days[late]))
         return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "scores", "days")))
