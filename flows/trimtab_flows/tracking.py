@@ -28,6 +28,7 @@ from trimtab_flows import runtime
 __all__ = [
     "CHAMPION",
     "JUDGED",
+    "JUDGED_ROWS",
     "NoSuchModel",
     "champion",
     "client",
@@ -54,6 +55,9 @@ CHAMPION = "champion"
 
 #: Tag of a version, with a refit: the MLflow model that is judged in place of the one that serves.
 JUDGED = "trimtab.judged_model_id"
+
+#: Metric of a training: rows that the judged model was trained on; the one that serves has ``train/rows``.
+JUDGED_ROWS = "train/rows_before_holdout"
 
 
 class NoSuchModel(LookupError):

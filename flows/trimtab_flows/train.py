@@ -33,13 +33,10 @@ from trimtab_flows.steps.fitting import Fitted, fit
 from trimtab_flows.steps.predictions import SCORE, scored_labels
 from trimtab_flows.windows import Window
 
-__all__ = ["CALIBRATION", "JUDGED_ROWS", "REFERENCE", "Trained", "granted", "join_features", "train"]
+__all__ = ["CALIBRATION", "REFERENCE", "Trained", "granted", "join_features", "train"]
 
 #: Artifact of the training run that later windows are compared with.
 REFERENCE = "reference.json"
-
-#: Metric: rows that the model which was judged on the holdout was trained on; the one that serves has ``train/rows``.
-JUDGED_ROWS = "train/rows_before_holdout"
 
 #: Artifact that turns the model's scores into probabilities, where they are some.
 CALIBRATION = "calibration.json"
@@ -160,7 +157,7 @@ def _log_fitted(run_id: str, recipe: Recipe, fitted: Fitted, manifest: Manifest)
     deciding = recipe.metrics[0]
     others = {
         "train/rows": fitted.seen.height,
-        JUDGED_ROWS: split.training.height,
+        tracking.JUDGED_ROWS: split.training.height,
         "holdout/rows": split.holdout.height,
         f"holdout_se/{deciding.name}": standard_error(held.labels, held.scores, deciding, seed=0, groups=held.days),
     }

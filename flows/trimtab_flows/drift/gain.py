@@ -28,7 +28,7 @@ NAMES = ("more rows", "newer rows", "the loss seen", "challengers that this cham
 
 #: Prior mean and standard deviation of the weights: of a doubling of the rows and of four weeks of age, as a share of
 #: the champion's performance; of the loss seen, the share of it that a fresh model wins back.
-_PRIOR_MEAN = np.array([0.02, 0.0, 0.3])
+_PRIOR_MEAN = np.array([0.02, 0.002, 0.3])
 _PRIOR_SD = np.array([0.05, 0.005, 0.3])
 
 #: By how much champions differ from the line, as a share of their performance, beyond the gains' standard errors.
