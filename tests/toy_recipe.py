@@ -129,6 +129,13 @@ class Steady(Toy):
         return {"events": events.with_columns(~pl.col("y")) if turned else events}
 
 
+class Refitted(Toy):
+    """What serves was trained on the holdout too."""
+
+    name = "toy-refitted"
+    refit = True
+
+
 class Never(Toy):
     """Nothing is ever done with it."""
 
@@ -156,4 +163,4 @@ class OnS3(Toy):
 toy, bad_rows, bad_features = Toy(), BadRows(), BadFeatures()
 tiered, collected, on_s3 = Tiered(), Collected(), OnS3()
 missing_column, unservable = MissingColumn(), Unservable()
-steady, never = Steady(), Never()
+steady, never, refitted = Steady(), Never(), Refitted()

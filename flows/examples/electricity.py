@@ -61,6 +61,7 @@ class Electricity(Recipe):
     start = "2014-01"
     bootstrap_windows = 2
     holdout = timedelta(days=7)
+    refit = True
     label = Label("demand")
     metrics = (mae, rmse)  # in gigawatts
     parameters = {"objective": "l1", "learning_rate": 0.1, "num_iterations": 100, "num_leaves": 15}

@@ -59,6 +59,7 @@ class Employment(Recipe):
     start = "2015-01"
     bootstrap_windows = 6
     holdout = timedelta(days=28)
+    refit = True
     label = Label("employed")
     metrics = (auc, log_loss)
     parameters = {"objective": "binary", "learning_rate": 0.1, "num_iterations": 60, "num_leaves": 15}

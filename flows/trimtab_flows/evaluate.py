@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,8 @@ from prefect.cache_policies import INPUTS, TASK_SOURCE
 from pydantic import BaseModel
 
 from trimtab_flows import runtime, tracking
+from trimtab_flows.challenges import CHALLENGE, challenge_of, data_end
+from trimtab_flows.drift.gain import Expected, expected_of
 from trimtab_flows.drift.gate import GatePolicy, gate
 from trimtab_flows.faults import RETRIES
 from trimtab_flows.ingest import FEATURES
@@ -31,7 +34,11 @@ EVALUATION = "evaluation.json"
 
 
 class Evaluation(BaseModel, frozen=True):
-    """What the gate said of a challenger; ``champion`` is None when there was none to beat."""
+    """What the gate said of a challenger; ``champion`` is None when there was none to beat.
+
+    ``expected`` is the gain expected before the comparison (``mean``, ``sd``), ``expected_gain`` the one after it, and
+    ``challenge`` what later decisions learn from; None where nothing was expected.
+    """
 
     model: str
     challenger: int
@@ -41,6 +48,9 @@ class Evaluation(BaseModel, frozen=True):
     since: str
     rows: int
     metrics: dict[str, dict[str, Any]]
+    expected: dict[str, float] | None = None
+    expected_gain: float | None = None
+    challenge: dict[str, Any] | None = None
 
 
 @task(
@@ -51,21 +61,41 @@ class Evaluation(BaseModel, frozen=True):
     **RETRIES,
 )
 def compare(
-    recipe: str, code: str, challenger: int, champion: int | None, since: str, digests: tuple[str, ...]
+    recipe: str,
+    code: str,
+    challenger: int,
+    champion: int | None,
+    since: str,
+    digests: tuple[str, ...],
+    judged: bool = False,
+    expected: dict[str, float] | None = None,
+    challenge: dict[str, Any] | None = None,
 ) -> Evaluation:
-    """Score the same labelled rows with both models, and ask the gate; ``since`` is the first moment compared on."""
+    """Score the same labelled rows with both models, and ask the gate.
+
+    Args:
+        since: the first moment compared on.
+        judged: compare the models that are judged in place of those that serve.
+        expected: of the challenger, before.
+        challenge: what is known of the comparison before it is made.
+    """
     found = load_recipe(recipe).recipe
     time = pl.col(found.features.event_time or "")
     rows = labelled(join_features(digests), found).filter(time >= datetime.fromisoformat(since))
     verdict = gate(
         labels=rows.get_column(found.label.column).cast(pl.Float64).to_numpy(),
-        champion_scores=None if champion is None else _scores(found, champion, rows),
-        challenger_scores=_scores(found, challenger, rows),
+        champion_scores=None if champion is None else _scores(found, champion, rows, judged),
+        challenger_scores=_scores(found, challenger, rows, judged),
         metrics=found.metrics,
         seed=0,
         policy=GatePolicy(),
         groups=rows.get_column(found.features.event_time or "").dt.date().to_numpy(),
+        expected=None if expected is None else Expected(**expected),
     )
+    if challenge is not None:
+        first = verdict.comparisons[0]
+        measured = {"gain": first.difference, "gain_se": first.standard_error or 0.0, "promoted": verdict.promote}
+        challenge = {**challenge, **measured}
     evaluation = Evaluation(
         model=found.name,
         challenger=challenger,
@@ -75,6 +105,9 @@ def compare(
         since=since,
         rows=rows.height,
         metrics={each.metric: asdict(each) for each in verdict.comparisons},
+        expected=expected,
+        expected_gain=verdict.expected_gain,
+        challenge=challenge,
     )
     _publish(evaluation)
     return evaluation
@@ -106,9 +139,10 @@ def evaluate(recipe: str, challenger: int, champion: int | None = None, windows:
             # It was let through before, on these very rows.
             return Evaluation(**tracking.read_json(tracking.training_run(candidate), EVALUATION))
         incumbent = None  # promoted by force, without having been compared
-    since = Window.parse(windows).start_time if windows else datetime.fromisoformat(candidate.tags["trimtab.cut"])
+    judged = windows is None
+    since = Window.parse(windows).start_time if windows else data_end(candidate, judged=True)
     for version in filter(None, (candidate, incumbent)):
-        _refuse_seen(found, version, since)
+        _refuse_seen(found, version, since, judged)
     if windows:
         catalog = runtime.catalog(found.name)
         digests = tuple(catalog.get(FEATURES, each).digest for each in Window.parse(windows).split(found.cadence))
@@ -118,12 +152,34 @@ def evaluate(recipe: str, challenger: int, champion: int | None = None, windows:
             digest for label, digest in tracking.logged_inputs(run).items() if Window.parse(label).end_time > since
         )
     number = None if incumbent is None else int(incumbent.version)
-    return compare(recipe, loaded.code, int(candidate.version), number, since.isoformat(), digests)
+    expected, challenge = _expected(found, candidate, incumbent, judged)
+    return compare(
+        recipe,
+        loaded.code,
+        int(candidate.version),
+        number,
+        since.isoformat(),
+        digests,
+        judged,
+        expected,
+        challenge,
+    )
 
 
-def _refuse_seen(recipe: Recipe, version: ModelVersion, since: datetime) -> None:
+def _expected(
+    recipe: Recipe, candidate: ModelVersion, incumbent: ModelVersion | None, judged: bool
+) -> tuple[dict[str, float] | None, dict[str, Any] | None]:
+    """What is expected of the challenger, and the challenge before it is measured; nothing without a champion."""
+    if incumbent is None:
+        return None, None
+    evidence, challenge = challenge_of(recipe, candidate, incumbent, judged)
+    expected = expected_of(evidence, challenge)
+    return None if expected is None else asdict(expected), asdict(challenge)
+
+
+def _refuse_seen(recipe: Recipe, version: ModelVersion, since: datetime, judged: bool) -> None:
     """A model is never judged on rows it was trained on."""
-    cut = datetime.fromisoformat(version.tags["trimtab.cut"])
+    cut = data_end(version, judged)
     if cut > since:
         raise ValueError(
             f"{recipe.name} version {version.version} was trained on data up to {cut:%Y-%m-%d %H:%M}: it cannot be "
@@ -131,8 +187,11 @@ def _refuse_seen(recipe: Recipe, version: ModelVersion, since: datetime) -> None
         )
 
 
-def _scores(recipe: Recipe, version: int, rows: pl.DataFrame) -> np.ndarray:
-    model = tracking.load_model(recipe.name, version, recipe.flavor)
+def _scores(recipe: Recipe, version: int, rows: pl.DataFrame, judged: bool) -> np.ndarray:
+    if judged:
+        model = tracking.load_judged(tracking.model_version(recipe.name, version), recipe.flavor)
+    else:
+        model = tracking.load_model(recipe.name, version, recipe.flavor)
     return np.asarray(recipe.predict(model, rows), dtype=np.float64)
 
 
@@ -148,6 +207,8 @@ def _publish(evaluation: Evaluation) -> None:
     }
     tracking.log_metrics(run_id, differences)
     api.set_model_version_tag(evaluation.model, version, "trimtab.reason", evaluation.reason)
+    if evaluation.challenge is not None:
+        api.set_model_version_tag(evaluation.model, version, CHALLENGE, json.dumps(evaluation.challenge))
     # Last, since it says that the others are there.
     gate_tag = "promote" if evaluation.promote else "keep"
     api.set_model_version_tag(evaluation.model, version, "trimtab.gate", gate_tag)

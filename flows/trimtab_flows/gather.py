@@ -11,6 +11,7 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from trimtab_flows import tracking
+from trimtab_flows.challenges import challenges_of
 from trimtab_flows.drift.decision import Evidence
 from trimtab_flows.drift.evidence import Seen
 from trimtab_flows.history import decisions_of, monitored_windows
@@ -60,6 +61,7 @@ def evidence_of(recipe: Recipe, window: Window, version: int, measured: Measured
         as_of=as_of.isoformat(),
         window_days=(window.end - window.start) / timedelta(days=1),
         champion_age_days=max((window.end_time - cut) / timedelta(days=1), 0.0),
+        fresh_age_days=0.0 if recipe.refit else recipe.holdout / timedelta(days=1),
         training_rows=int(held_out.get("train/rows", 0)),
         new_labelled_rows=new_rows + performance.rows,
         estimated_performance=measured.estimate.value if measured.estimate else None,
@@ -69,6 +71,7 @@ def evidence_of(recipe: Recipe, window: Window, version: int, measured: Measured
         new_categories=measured.of("unseen"),
         stream_alarms=tuple(change.detector for change in measured.streams if change.worse),
         history=tuple(_seen(run, metric.name) for _, run in earlier),
+        challenges=challenges_of(recipe.name, until=window.start_time),
         orders=orders_of(recipe.name),
     )
     return _with_last_retrain(recipe, window, evidence, earlier_only=True)
@@ -87,6 +90,7 @@ def refresh(recipe: Recipe, run: Run, champion: ModelVersion, as_of: datetime) -
         stored,
         as_of=as_of.isoformat(),
         champion_age_days=max((as_of.replace(tzinfo=None) - cut) / timedelta(days=1), 0.0),
+        challenges=challenges_of(recipe.name),
         orders=orders_of(recipe.name),
     )
     if int(champion.version) != int(run.data.tags["trimtab.model_version"]):

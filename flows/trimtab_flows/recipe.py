@@ -54,8 +54,10 @@ class Recipe(ABC):
         start: the first window of data, for example ``2013-01``.
         cadence: how often a window arrives.
         bootstrap_windows: how many windows train the first champion.
-        holdout: the newest stretch of the training windows that no model is trained on: champion and challenger are
-            compared there.
+        holdout: the newest stretch of the training windows that no model is judged by after it was trained on it:
+            champion and challenger are compared there.
+        refit: train once more, on all rows, the holdout too: the first model is judged, against the one that was judged
+            for the champion; the second serves, newer by the holdout. ``train`` must not go on from its checkpoints.
         raw: one contract for each table that ``load`` returns.
         features: contract of the table that ``build`` returns, label included. It needs ``key`` and ``event_time``.
         predictions: contract of the table of predictions: the features' key, and ``score``.
@@ -71,6 +73,7 @@ class Recipe(ABC):
     cadence: Cadence = "month"
     bootstrap_windows: int = 2
     holdout: timedelta = timedelta(days=7)
+    refit: bool = False
     raw: Mapping[str, Contract]
     features: Contract
     predictions: Contract

@@ -104,6 +104,9 @@ def train_again(run_id: str) -> Replayed:
         predictions = runtime.library().put(fitted.predictions).digest
         if predictions != original.data.tags["trimtab.holdout_predictions"]:
             results.append("predictions on the holdout differ")
+        served = runtime.library().put(fitted.served).digest
+        if served != original.data.tags.get("trimtab.served_predictions", served):
+            results.append("predictions of the model trained on all rows differ")
         replayed = Replayed(
             run_id=run_id,
             manifest=old.id,

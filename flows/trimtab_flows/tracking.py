@@ -27,6 +27,8 @@ from trimtab_flows import runtime
 
 __all__ = [
     "CHAMPION",
+    "JUDGED",
+    "JUDGED_ROWS",
     "NoSuchModel",
     "all_experiments",
     "all_runs",
@@ -35,6 +37,7 @@ __all__ = [
     "experiment_id",
     "find_run",
     "flavor_module",
+    "load_judged",
     "load_model",
     "log_inputs",
     "log_metrics",
@@ -54,6 +57,12 @@ CHAMPION = "champion"
 
 #: Runs or experiments in an answer of MLflow.
 _PAGE = 1000
+
+#: Tag of a version, with a refit: the MLflow model that is judged in place of the one that serves.
+JUDGED = "trimtab.judged_model_id"
+
+#: Metric of a training: rows that the judged model was trained on; the one that serves has ``train/rows``.
+JUDGED_ROWS = "train/rows_before_holdout"
 
 
 class NoSuchModel(LookupError):
@@ -199,6 +208,15 @@ def load_model(name: str, version: int, flavor: str) -> Any:
     """The model of a registered version, as its own library's object."""
     runtime.connect_mlflow()
     return flavor_module(flavor).load_model(f"models:/{name}/{version}")
+
+
+def load_judged(version: ModelVersion, flavor: str) -> Any:
+    """The model that is judged in a version's place: with a refit the one that has not seen the holdout."""
+    model_id = version.tags.get(JUDGED)
+    if model_id is None:
+        return load_model(version.name, int(version.version), flavor)
+    runtime.connect_mlflow()
+    return flavor_module(flavor).load_model(f"models:/{model_id}")
 
 
 def register(name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:

@@ -102,7 +102,7 @@ def fit_model(
 
 @flow(name="train", flow_run_name="train {windows}", persist_result=True)
 def train(recipe: str, windows: str, parameters: dict[str, Any] | None = None, seed: int = 0) -> Trained:
-    """Train on the features of ``windows``, less the holdout, and register the model.
+    """Train on the features of ``windows``, less the holdout, and register the model; with a refit, that of all rows.
 
     Args:
         recipe: ``module:attribute``.
@@ -156,31 +156,42 @@ def _log_fitted(run_id: str, recipe: Recipe, fitted: Fitted, manifest: Manifest)
     held = scored_labels(recipe, split.holdout, fitted.predictions)
     deciding = recipe.metrics[0]
     others = {
-        "train/rows": split.training.height,
+        "train/rows": fitted.seen.height,
+        tracking.JUDGED_ROWS: split.training.height,
         "holdout/rows": split.holdout.height,
         f"holdout_se/{deciding.name}": standard_error(held.labels, held.scores, deciding, seed=0, groups=held.days),
     }
     tracking.log_metrics(run_id, {f"holdout/{name}": value for name, value in fitted.metrics.items()} | others)
     api = tracking.client()
-    reference = fit_reference(split.training, recipe.inputs, fitted.predictions.get_column(SCORE).to_numpy())
+    reference = fit_reference(fitted.seen, recipe.inputs, fitted.predictions.get_column(SCORE).to_numpy())
     api.log_dict(run_id, json.loads(reference.to_json()), REFERENCE)
     calibration = calibrate(held.labels, held.scores)
     if calibration is not None:
         api.log_dict(run_id, json.loads(calibration.to_json()), CALIBRATION)
     api.log_dict(run_id, json.loads(manifest.to_json()), "manifest.json")
+    api.set_tag(run_id, "trimtab.model_id", _log_model(run_id, recipe, fitted.model, "model", fitted.seen))
+    if fitted.judged is not fitted.model:
+        judged = _log_model(run_id, recipe, fitted.judged, "judged", split.training)
+        api.set_tag(run_id, tracking.JUDGED, judged)
+    api.set_tag(run_id, "trimtab.cut", fitted.cut.isoformat())
+    api.set_tag(run_id, "trimtab.held_from", split.cut.isoformat())
+    kept = sample_rows(fitted.seen, list(recipe.inputs))
+    api.set_tag(run_id, "trimtab.reference_rows", runtime.library().put(kept).digest)
+    api.set_tag(run_id, "trimtab.holdout_predictions", runtime.library().put(fitted.predictions).digest)
+    api.set_tag(run_id, "trimtab.served_predictions", runtime.library().put(fitted.served).digest)
+
+
+def _log_model(run_id: str, recipe: Recipe, model: Any, name: str, rows: pl.DataFrame) -> str:
+    """Save a model with its signature as MLflow's; gives its id."""
     with mlflow.start_run(run_id=run_id):
         logged = tracking.flavor_module(recipe.flavor).log_model(
-            fitted.model,
-            name="model",
-            signature=_signature(recipe, split.training),
+            model,
+            name=name,
+            signature=_signature(recipe, rows),
             # Left to find the requirements out, MLflow loads the model in a second process: 6 s more a version.
             pip_requirements=_requirements(recipe.flavor),
         )
-    api.set_tag(run_id, "trimtab.model_id", logged.model_id)
-    api.set_tag(run_id, "trimtab.cut", split.cut.isoformat())
-    kept = sample_rows(split.training, list(recipe.inputs))
-    api.set_tag(run_id, "trimtab.reference_rows", runtime.library().put(kept).digest)
-    api.set_tag(run_id, "trimtab.holdout_predictions", runtime.library().put(fitted.predictions).digest)
+    return str(logged.model_id)
 
 
 def _requirements(flavor: str) -> list[str]:

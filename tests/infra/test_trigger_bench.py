@@ -15,7 +15,7 @@ from trimtab_flows.drift.policy import Policy
 from trimtab_flows.loading import LoadedRecipe
 from trimtab_infra.bench import app
 from trimtab_infra.bench.trigger import compare
-from trimtab_infra.bench.trigger_replay import decided, every, judged, live, never, oracle, spread
+from trimtab_infra.bench.trigger_replay import Life, Now, decided, every, judged, live, never, oracle, spread
 from trimtab_infra.bench.trigger_series import Series, SeriesError, windows_of
 from trimtab_infra.bench.trigger_synthetic import _BEGIN, CHANGE, Made, report
 
@@ -70,10 +70,11 @@ def test_the_gate_judges_on_rows_that_neither_model_was_trained_on(abrupt: Serie
     held = abrupt.held_back(10, 8)
     assert held.labels.shape == held.scores.shape == (500,)
     assert abrupt.training_rows(10) == 500 * 10
-    promoted, gain, error = judged(abrupt, 10, 8)
-    assert isinstance(promoted, bool)
-    assert gain is not None
-    assert error > 0
+    challenge, why = judged(Now(abrupt, 10, 8, Life("x", champions=[5, 5, 5, 8]), ()))
+    assert challenge.gain is not None
+    assert challenge.gain_se > 0
+    assert challenge.newer_days == 14
+    assert "expected" in why
 
 
 def test_models_are_trained_once_and_kept(tmp_path: Path):

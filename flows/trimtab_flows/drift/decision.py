@@ -8,7 +8,7 @@ that was not needed costs a training run, since the gate keeps a challenger out 
 for one standard error, not for two.
 
 A policy that says what a point of the metric is worth decides by money instead: the gain that is to be expected of a
-model trained now (``gain.py``), over the policy's horizon, against what the retraining costs. Alarms are then told, and
+model trained now (``gain.py``), until the next one is due, against what the retraining costs. Alarms are then told, and
 a loss that was seen counts for what fresh models have won back of such losses before.
 
 Orders of the business come before the figures: one to forbid or to postpone, then one to force. What is to be done is
@@ -62,7 +62,7 @@ class Decision:
         confidence: how likely the figures make it that this verdict is right, 0..1: 1 where a rule or an order
             decided; None where nothing is known.
         expected_gain: of retraining, in the metric's own units; positive is better; None when unknown.
-        expected_gain_money: what that is worth over the policy's horizon; None when unknown.
+        expected_gain_money: what that is worth until the next retraining is due; None when unknown.
         expected_cost_money: of retraining.
         currency: of both.
         priority: of the retrain run, as the queue counts it.
@@ -188,6 +188,7 @@ class _Weighed:
     money: float
     cost: float
     confidence: float
+    days: float
 
     @property
     def pays(self) -> bool:
@@ -198,7 +199,7 @@ class _Weighed:
         learnt = f"{self.gain.learnt_from} retrainings" if self.gain.learnt_from != 1 else "1 retraining"
         return (
             f"A model trained now is expected to be {self.gain.mean / policy.point:+.2f} points better ({parts}; "
-            f"learnt from {learnt}): worth {self.money:,.2f} {policy.currency} in {policy.horizon_days:g} days, for "
+            f"learnt from {learnt}): worth {self.money:,.2f} {policy.currency} in {self.days:g} days, for "
             f"{self.cost:,.2f} {policy.currency}. That {'pays' if self.pays else 'does not pay'}."
         )
 
@@ -210,10 +211,12 @@ def _weigh(evidence: Evidence, policy: Policy) -> _Weighed | None:
     gain = expected_gain(evidence)
     if gain is None:
         return None
-    worth = policy.value_per_point_day * policy.horizon_days / policy.point
+    # Where the champion has served for longer than the horizon, the next one is likely to as well.
+    days = max(policy.horizon_days, evidence.champion_age_days or 0.0)
+    worth = policy.value_per_point_day * days / policy.point
     money = gain.mean * worth
     likely = gain.above(policy.cost / worth) if worth else 0.0
-    return _Weighed(gain, money, policy.cost, likely if money > policy.cost else 1 - likely)
+    return _Weighed(gain, money, policy.cost, likely if money > policy.cost else 1 - likely, days)
 
 
 def _text(moment: datetime | None) -> str | None:

@@ -52,6 +52,8 @@ class Challenge:
         champion_loss: by how much the champion did worse then than was seen when it was made, in the metric's own
             units, 0 if it did not.
         promoted: whether it became the champion.
+        newer_days: days from the end of the champion's training data to the end of its own; None when unknown: then
+            the champion's age stands for it.
         probe: it was trained only to find out, on part of the rows.
     """
 
@@ -64,6 +66,7 @@ class Challenge:
     champion_loss: float = 0.0
     promoted: bool = False
     probe: bool = False
+    newer_days: float | None = None
 
     def __post_init__(self) -> None:
         _forget_unknown(self)
@@ -93,6 +96,8 @@ class Evidence:
         as_of: the moment of the decision, with its time zone; None when unknown: then a policy with a calendar waits.
         window_days: length of the window; 0 when unknown.
         champion_age_days: days since the champion's training data ended; None when unknown.
+        fresh_age_days: days that the training data of a model trained now would have ended ago: the holdout, unless
+            models are trained once more on all rows.
         last_retrain_at: when a retraining was last decided, with its time zone; None if never, or unknown.
         training_rows: rows the champion was trained on, 0 when unknown.
         new_labelled_rows: labelled rows since the champion's training data ended; None when unknown.
@@ -127,6 +132,7 @@ class Evidence:
     as_of: str | None = None
     window_days: float = 0.0
     champion_age_days: float | None = None
+    fresh_age_days: float = 0.0
     last_retrain_at: str | None = None
     training_rows: int = 0
     new_labelled_rows: int | None = None

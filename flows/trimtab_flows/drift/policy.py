@@ -50,7 +50,8 @@ class Policy:
             then no gain is weighed against a cost.
         point: what a point is, in the metric's own units: .01 suits metrics from 0 to 1 (an AUC of .70 is 70 points);
             1 suits an error that is counted in euros or items.
-        horizon_days: how long a gain is counted: about until the next retraining.
+        horizon_days: how long a gain is counted at least; a champion whose data ended longer ago counts with that time,
+            since the next one is likely to serve as long.
         currency: of all money here.
         retrain_cost: of one retraining, in money, apart from the hours below.
         gpu_hours: of one retraining.

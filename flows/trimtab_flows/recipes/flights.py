@@ -151,6 +151,7 @@ class Flights(Recipe):
     cadence = "month"
     bootstrap_windows = 2
     holdout = timedelta(days=10)
+    refit = True
     label = Label("late", known_after=timedelta(days=1))
     metrics = (auc, log_loss, brier)
     parameters: Mapping[str, Any] = {

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from trimtab_infra.bench.trigger_replay import Life, adwin, decided, every, live, never, oracle, psi_above, spread
 from trimtab_infra.bench.trigger_report import figures, table
 from trimtab_infra.bench.trigger_series import Series, SeriesError, windows_of
+
+if TYPE_CHECKING:
+    from trimtab_flows.drift.gate import Rule
 
 __all__ = ["trigger"]
 
@@ -37,9 +40,10 @@ def trigger(
     change: Annotated[list[str] | None, typer.Option(help="Day of a known change, for the delay; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Of every training.")] = 0,
     cache: Annotated[Path | None, typer.Option(help="Keep scores of trained models here, for the next time.")] = None,
-    gate_confidence: Annotated[
-        float, typer.Option(help="Of the gate that every challenger goes through; the product's own is 0.9.")
-    ] = 0.9,
+    gate_rule: Annotated[
+        str, typer.Option("--gate", help="Rule of the gate that every challenger goes through: expected or proven.")
+    ] = "expected",
+    gate_confidence: Annotated[float, typer.Option(help="Of the gate's interval; the product's own is 0.9.")] = 0.9,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Made-up series with known changes instead.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="How many made-up series of each kind.")] = 3,
 ) -> None:
@@ -57,6 +61,7 @@ def trigger(
 
     try:
         chosen = Policy() if policy is None else read_policy(policy)
+        gate = GatePolicy(confidence=gate_confidence, rule=cast("Rule", gate_rule))
         if synthetic:
             from trimtab_infra.bench.trigger_synthetic import report
 
@@ -72,7 +77,7 @@ def trigger(
             began = time.monotonic()
             with _progress() as progress:
                 series = Series(loaded, windows, bootstrap or math.ceil(own / length), seed, cache, _teller(progress))
-                series.gate = GatePolicy(confidence=gate_confidence)
+                series.gate = gate
                 series.train_all()
                 found = compare(series, chosen, changes, _teller(progress))
             found["seconds"] = round(time.monotonic() - began, 1)
@@ -107,7 +112,8 @@ def compare(series: Series, policy: Any, changes: list[date], tell: Any = None) 
         "windows": len(series.windows),
         "bootstrap": series.bootstrap,
         "seed": series.seed,
-        "gate_confidence": series.gate.confidence,
+        "gate": {"rule": series.gate.rule, "confidence": series.gate.confidence},
+        "refit": series.refit,
         "policy": policy.to_plain(),
         "train_seconds": sum(series.train_seconds),
         "results": rows,

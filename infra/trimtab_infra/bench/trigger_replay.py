@@ -2,24 +2,23 @@
 
 The order is the product's: a window is scored with the champion that was there before it; then the rule decides; a
 challenger is trained on all windows so far less the holdout; and the gate compares it with the champion on rows that
-neither was trained on. Every rule but the oracle goes through this gate.
+neither was trained on. Every rule but the oracle goes through this gate, which knows what the retrainings before gave.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, timedelta
 from itertools import pairwise
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from trimtab_flows.drift.decision import Challenge, Decision, Evidence, Policy, Seen, decide
-from trimtab_flows.drift.gain import observed_loss
-from trimtab_flows.drift.gate import gate
+from trimtab_flows.drift.gain import expected_of, observed_loss
+from trimtab_flows.drift.gate import Comparison, compare, judge
 from trimtab_flows.drift.streams import errors_of
 from trimtab_infra.bench.trigger_series import Series
 
@@ -28,12 +27,13 @@ __all__ = ["Life", "Retrain", "Rule", "adwin", "decided", "every", "live", "neve
 
 @dataclass(frozen=True)
 class Retrain:
-    """A retraining: after which window, whether the gate let it through, and why it was decided."""
+    """A retraining: after which window, whether the gate let it through, why it was decided, what the gate said."""
 
     after: int
     promoted: bool
     gain: float | None
     reasons: tuple[str, ...] = ()
+    gate: str = ""
 
 
 @dataclass
@@ -75,31 +75,32 @@ def live(series: Series, name: str, rule: Rule, tell: Callable[[str, float], Non
         wanted, reasons = rule(now)
         if not wanted:
             continue
-        promoted, gain, error = judged(series, window, champion)
-        challenges.append(_challenge(now, promoted, gain, error))
-        life.retrains.append(Retrain(window, promoted, gain, reasons))
-        champion = window if promoted else champion
+        challenge, why = judged(now)
+        challenges.append(challenge)
+        life.retrains.append(Retrain(window, challenge.promoted, challenge.gain, reasons, why))
+        champion = window if challenge.promoted else champion
     return life
 
 
-def judged(series: Series, challenger: int, champion: int) -> tuple[bool, float | None, float]:
-    """Whether the gate lets a challenger through; its gain on the rows held back, and the standard error of that."""
+def judged(now: Now) -> tuple[Challenge, str]:
+    """The challenge of a model trained after this window by the champion, with the gate's verdict, and its reason."""
+    series, known = now.series, evidence(now)
+    challenge = _challenge(now, known)
+    rows, comparison = _compared(series, now.window, now.champion)
+    verdict = judge((comparison,), rows, series.gate, expected_of(known, challenge))
+    gain, error = comparison.difference, comparison.standard_error or 0.0
+    return replace(challenge, gain=gain, gain_se=error, promoted=verdict.promote), verdict.reason
+
+
+def _compared(series: Series, challenger: int, champion: int) -> tuple[int, Comparison]:
+    """How many rows both are compared on, and the deciding metric of both."""
     key = (challenger, champion)
-    if key not in series.verdicts:
-        series.verdicts[key] = _judged(series, challenger, champion)
-    return series.verdicts[key]
-
-
-def _judged(series: Series, challenger: int, champion: int) -> tuple[bool, float | None, float]:
-    new, old = series.held_back(challenger, challenger), series.held_back(challenger, champion)
-    metric = series.loaded.recipe.metrics[0]
-    verdict = gate(new.labels, old.scores, new.scores, (metric,), policy=series.gate, groups=new.days)
-    first = verdict.comparisons[0]
-    error = 0.0
-    if first.ci_low is not None and first.ci_high is not None:
-        # As many standard errors wide as a normal interval of this confidence: 3.29 at 90 %.
-        error = (first.ci_high - first.ci_low) / (2 * NormalDist().inv_cdf((1 + series.gate.confidence) / 2))
-    return verdict.promote, first.difference, error
+    if key not in series.compared:
+        new, old = series.held_back(challenger, challenger), series.held_back(challenger, champion)
+        metric = series.loaded.recipe.metrics[0]
+        found = compare(new.labels, old.scores, new.scores, (metric,), policy=series.gate, groups=new.days)
+        series.compared[key] = (new.labels.size, found[0])
+    return series.compared[key]
 
 
 def never(now: Now) -> tuple[bool, tuple[str, ...]]:
@@ -181,7 +182,6 @@ def evidence(now: Now) -> Evidence:
     reference, reference_error = series.reference_of(champion)
     last = now.life.retrains[-1].after if now.life.retrains else None
     metric = series.loaded.recipe.metrics[0]
-    cut = series.windows[champion].end_time - series.loaded.recipe.holdout
     return Evidence(
         window=period.label,
         labelled_rows=series.labelled_rows(now.window, now.window),
@@ -194,14 +194,15 @@ def evidence(now: Now) -> Evidence:
         input_psi=tuple(sorted(inputs.items())),
         prediction_psi=scores,
         windows_since_retrain=None if last is None else now.window - last,
-        champion_age=now.window - series.holdout(champion),
+        champion_age=now.window - series.unseen_from(champion),
         ordinal=now.window,
         as_of=period.end_time.replace(tzinfo=UTC).isoformat(),
         window_days=(period.end - period.start).days,
-        champion_age_days=(period.end_time - cut) / timedelta(days=1),
+        champion_age_days=(period.end_time - series.data_end(champion)) / timedelta(days=1),
+        fresh_age_days=(period.end_time - series.data_end(now.window)) / timedelta(days=1),
         last_retrain_at=None if last is None else series.windows[last].end_time.replace(tzinfo=UTC).isoformat(),
         training_rows=series.training_rows(champion),
-        # What a challenger would have more than the champion: its own holdout is left out of it.
+        # What a model trained now would have more than the champion.
         new_labelled_rows=series.training_rows(now.window) - series.training_rows(champion),
         history=_history(now),
         challenges=now.challenges,
@@ -216,24 +217,25 @@ def _history(now: Now) -> tuple[Seen, ...]:
             series.windows[place].label,
             series.metric_of(model, place),
             series.error_of(model, place),
-            place - series.holdout(model),
+            place - series.unseen_from(model),
             series.labelled_rows(place, place),
         )
         for place, model in zip(places, now.life.champions, strict=False)
     )
 
 
-def _challenge(now: Now, promoted: bool, gain: float | None, error: float) -> Challenge:
+def _challenge(now: Now, known: Evidence) -> Challenge:
+    """What will be compared: with a refit, the models that are judged in place of those that serve."""
     series = now.series
+    newer = series.data_end(now.window, serves=False) - series.data_end(now.champion, serves=False)
     return Challenge(
         window=series.windows[now.window].label,
-        gain=gain,
-        gain_se=error,
-        rows=series.training_rows(now.window),
-        champion_rows=series.training_rows(now.champion),
-        champion_age=now.window - series.holdout(now.champion),
-        champion_loss=observed_loss(evidence(now)),
-        promoted=promoted,
+        gain=None,
+        rows=series.training_rows(now.window, serves=False),
+        champion_rows=series.training_rows(now.champion, serves=False),
+        champion_age=known.champion_age,
+        champion_loss=observed_loss(known),
+        newer_days=newer / timedelta(days=1),
     )
 
 

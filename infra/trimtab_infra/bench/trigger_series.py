@@ -1,8 +1,8 @@
 """A recipe's series cut into windows, and the models that could have been trained on it: each is trained once.
 
 The model of window ``n`` is what a retraining decided after that window makes: trained on windows 0 to ``n`` less the
-recipe's holdout, as the product does. So models and their scores do not depend on the policy, and all policies share
-them.
+recipe's holdout, as the product does; for a recipe with a refit that model is only judged, and one of all rows of these
+windows serves. So models and their scores do not depend on the policy, and all policies share them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import polars as pl
 
 from trimtab_flows.contracts.check import check
 from trimtab_flows.drift.bootstrap import standard_error
-from trimtab_flows.drift.gate import GatePolicy
+from trimtab_flows.drift.gate import Comparison, GatePolicy
 from trimtab_flows.drift.signals import PREDICTION, Reference, fit_reference, measure
 from trimtab_flows.loading import LoadedRecipe
 from trimtab_flows.recipe import Resources
@@ -68,7 +68,7 @@ class Series:
         seed: of every training.
         cache: folder of trained models' scores; None: nothing is kept.
         gate: how sure the gate has to be, for every rule.
-        verdicts: of the gate, by challenger and champion: promoted, gain, its standard error.
+        compared: what the gate compares, by challenger and champion: how many rows, and the metric of both.
         tell: called with what is done, and the share that is done of it.
     """
 
@@ -80,10 +80,10 @@ class Series:
     tell: Callable[[str, float], None] = _silent
     gate: GatePolicy = field(default_factory=GatePolicy)
     train_seconds: list[float] = field(default_factory=list)
-    verdicts: dict[tuple[int, int], tuple[bool, float | None, float]] = field(default_factory=dict)
+    compared: dict[tuple[int, int], tuple[int, Comparison]] = field(default_factory=dict)
     _drift: dict[tuple[int, int], tuple[dict[str, float], float]] = field(default_factory=dict)
     _frames: list[pl.DataFrame] = field(default_factory=list)
-    _scores: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    _scores: dict[tuple[int, bool], list[np.ndarray]] = field(default_factory=dict)
     _references: dict[int, Reference] = field(default_factory=dict)
     _memo: dict[tuple[str, int, int], float] = field(default_factory=dict)
 
@@ -135,21 +135,34 @@ class Series:
 
     def rows(self, model: int, window: int) -> Rows:
         """Labelled rows of a window with the scores of a model; of its own window and before, what was held back."""
+        return self._rows(model, window, self.refit and window > model)
+
+    def _rows(self, model: int, window: int, serves: bool) -> Rows:
         frame = self._unseen(model, window)
-        return Rows(self._labels(frame), self._scored(model)[window - self._from(model)], self._days(frame))
+        scores = self._scored(model, serves)[window - (model + 1 if serves else self._from(model))]
+        return Rows(self._labels(frame), scores, self._days(frame))
 
     def frame(self, window: int) -> pl.DataFrame:
         """Labelled rows of a window's features table."""
         return self._frames[window]
 
-    def holdout(self, model: int) -> int:
-        """The first window that has rows held back from this model."""
-        return self._from(model)
+    @property
+    def refit(self) -> bool:
+        """Whether models serve that were trained on the holdout too."""
+        return self.loaded.recipe.refit
 
-    def training_rows(self, model: int) -> int:
-        """Rows that a model was trained on."""
-        cut = self.windows[model].end_time - self.loaded.recipe.holdout
-        return sum(frame.filter(self._time < cut).height for frame in self._frames[: model + 1])
+    def unseen_from(self, model: int) -> int:
+        """The first window that has rows which the model in service has not seen."""
+        return model + 1 if self.refit else self._from(model)
+
+    def data_end(self, model: int, serves: bool = True) -> datetime:
+        """The end of the data of a model that serves, or of the one that is judged in its place."""
+        return self.windows[model].end_time if serves and self.refit else self._cut(model)
+
+    def training_rows(self, model: int, serves: bool = True) -> int:
+        """Rows that a model was trained on: the one that serves, or the one that is judged in its place."""
+        end = self.data_end(model, serves)
+        return sum(frame.filter(self._time < end).height for frame in self._frames[: model + 1])
 
     def labelled_rows(self, first: int, last: int) -> int:
         """Labelled rows of the windows from ``first`` to ``last``, both included."""
@@ -172,11 +185,12 @@ class Series:
         )
 
     def held_back(self, challenger: int, model: int) -> Rows:
-        """The rows held back from the challenger's training, with the scores of a model no younger than it."""
+        """The rows held back from the challenger's training, with the scores of a model no younger than it: with a
+        refit, of the one that is judged in its place."""
         start = self._cut(challenger)
         parts = []
         for window in range(self._from(challenger), challenger + 1):
-            frame, rows = self._unseen(model, window), self.rows(model, window)
+            frame, rows = self._unseen(model, window), self._rows(model, window, False)
             late = frame.select(self._time >= start).to_series().to_numpy()
             parts.append(Rows(rows.labels[late], rows.scores[late], rows.days[late]))
         return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "scores", "days")))
@@ -190,9 +204,7 @@ class Series:
     def _measure(self, model: int, window: int) -> tuple[dict[str, float], float]:
         if model not in self._references:
             held = self.held_back(model, model)
-            training = split_by_time(
-                pl.concat(self._frames[: model + 1]), self.loaded.recipe, self.windows[model].end_time
-            ).training
+            training = pl.concat(self._frames[: model + 1]).filter(self._time < self.data_end(model))
             self._references[model] = fit_reference(training, self.loaded.recipe.inputs, held.scores)
         signals = measure(self._references[model], self._frames[window], self.rows(model, window).scores)
         psi = {signal.column: signal.value for signal in signals if signal.kind == "psi"}
@@ -202,33 +214,42 @@ class Series:
         """Train every model that any policy could ask for."""
         models = range(self.bootstrap - 1, len(self.windows) - 1)
         for place, model in enumerate(models):
-            self._scored(model)
+            self._scored(model, False)
+            if self.refit:
+                self._scored(model, True)
             self.tell("models trained", (place + 1) / len(models))
 
-    def _scored(self, model: int) -> list[np.ndarray]:
-        """Scores of a model, one array a window from the first that has rows held back from it."""
-        if model not in self._scores:
-            kept = None if self.cache is None else self.cache / f"{self._data}-{model}.npz"
+    def _scored(self, model: int, serves: bool) -> list[np.ndarray]:
+        """Scores of a model, one array a window from the first that has rows it has not seen.
+
+        Args:
+            serves: those of the model that was trained on all rows.
+        """
+        key = (model, serves)
+        if key not in self._scores:
+            name = f"{self._data}-{model}{'-all' if serves else ''}.npz"
+            kept = None if self.cache is None else self.cache / name
             if kept is not None and kept.is_file():
                 with np.load(kept) as found:
-                    self._scores[model] = [found[name] for name in found.files]
+                    self._scores[key] = [found[name] for name in found.files]
             else:
-                self._scores[model] = self._train(model)
+                self._scores[key] = self._train(model, serves)
                 if kept is not None:
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     part = kept.with_name(f"{kept.name}.part.npz")
-                    np.savez(part, *self._scores[model])
+                    np.savez(part, *self._scores[key])
                     part.replace(kept)
-        return self._scores[model]
+        return self._scores[key]
 
-    def _train(self, model: int) -> list[np.ndarray]:
+    def _train(self, model: int, serves: bool) -> list[np.ndarray]:
         recipe = self.loaded.recipe
         began = time.monotonic()
         joined = pl.concat(self._frames[: model + 1])
-        split = split_by_time(joined, recipe, self.windows[model].end_time)
-        trained = recipe.train(split.training, recipe.parameters, self.seed, Resources(cpus=1))
+        rows = joined if serves else split_by_time(joined, recipe, self.windows[model].end_time).training
+        trained = recipe.train(rows, recipe.parameters, self.seed, Resources(cpus=1))
         self.train_seconds.append(time.monotonic() - began)
-        unseen = [self._unseen(model, window) for window in range(self._from(model), len(self.windows))]
+        first = model + 1 if serves else self._from(model)
+        unseen = [self._unseen(model, window) for window in range(first, len(self.windows))]
         scores = np.asarray(recipe.predict(trained, pl.concat(unseen)), dtype=np.float64)
         return np.split(scores, np.cumsum([frame.height for frame in unseen])[:-1])
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab_flows.drift.decision import Challenge, Evidence, Policy, Seen, decide
-from trimtab_flows.drift.gain import expected_gain, observed_loss
+from trimtab_flows.drift.gain import Expected, expected_gain, expected_of, observed_loss
 
 PRICED = Policy(value_per_point_day=10.0, retrain_cost=60.0, max_age=None, cooldown=0)
 
@@ -49,7 +49,9 @@ def test_more_rows_age_and_a_loss_each_promise_more():
     more = expected_gain(evidence(new_labelled_rows=60_000))
     older = expected_gain(evidence(champion_age_days=90.0))
     worse = expected_gain(evidence(performance=0.62))
-    assert all(each is not None and each.mean > plain.mean for each in (more, older, worse))
+    assert all(each is not None and each.mean > plain.mean for each in (more, worse))
+    assert older is not None
+    assert older.mean >= plain.mean
     assert math.isclose(plain.mean, sum(part for _, part in plain.parts))
 
 
@@ -61,6 +63,38 @@ def test_challengers_that_gained_nothing_teach_that_retraining_does_not_pay():
     assert "learnt from 3 retrainings" in " ".join(decision.reasons)
     assert decision.expected_gain is not None
     assert decision.expected_gain < decide(evidence(), None, PRICED).expected_gain
+
+
+def test_one_challenger_that_gained_much_teaches_a_line_that_was_thought_flat():
+    told = evidence(challenges=(challenge(0.3, promoted=True, newer_days=28.0),))
+    assert expected_gain(told).mean > 5 * expected_gain(evidence()).mean
+
+
+def test_what_a_challenger_is_expected_to_gain_is_what_a_decision_to_train_it_counted_on():
+    # Trained on all that is known now: the same rows, the same age, the same loss.
+    now = evidence(performance=0.62, challenges=(challenge(0.01, promoted=True),))
+    trained = challenge(None, rows=60_000, newer_days=28.0, champion_loss=observed_loss(now))
+    expected, gain = expected_of(now, trained), expected_gain(now)
+    assert expected.mean == pytest.approx(gain.mean)
+    assert expected.sd == pytest.approx(gain.sd)
+    assert expected_of(replace(now, fresh_age_days=7.0), trained) == expected
+    assert expected_of(evidence(performance=None, reference_performance=None), trained) is None
+
+
+def test_a_comparison_moves_what_was_expected_by_as_much_as_it_is_exact():
+    before = Expected(0.01, 0.004)
+    assert before.given(-0.01, 0.004) == pytest.approx((0.0, 0.004 / 2**0.5))
+    assert before.given(-0.01, 1000.0) == pytest.approx((0.01, 0.004), rel=1e-3)
+    assert before.given(-0.01, 0.0) == (-0.01, 0.0)
+    assert Expected(0.01, 0.0).given(-0.01, 0.0) == (-0.01, 0.0)
+
+
+def test_a_gain_counts_for_as_long_as_the_champion_has_served():
+    policy = replace(PRICED, horizon_days=28.0)
+    young, old = evidence(champion_age_days=14.0), evidence(champion_age_days=84.0)
+    worth = [decide(each, None, policy) for each in (young, old)]
+    assert [each.expected_gain_money / each.expected_gain for each in worth] == pytest.approx([28_000.0, 84_000.0])
+    assert "in 84 days" in " ".join(worth[1].reasons)
 
 
 def test_a_probe_and_an_unknown_gain_teach_nothing():

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab_flows.drift.bootstrap import draws, standard_error
-from trimtab_flows.drift.gate import GatePolicy, gate
+from trimtab_flows.drift.gain import Expected
+from trimtab_flows.drift.gate import GatePolicy, compare, gate, judge
 from trimtab_flows.drift.values import InvalidPolicy
 from trimtab_flows.metrics import auc, brier, log_loss, rmse
 
@@ -56,6 +57,28 @@ def test_a_small_gain_on_few_rows_may_be_chance():
     assert "not better beyond chance" in verdict.reason
 
 
+def test_a_gain_that_was_expected_needs_no_proof():
+    labels, old = sample(120, 0.50)
+    _, new = sample(120, 0.55, noise_seed=5)
+    verdict = gate(labels, old, new, (auc,), expected=Expected(0.02, 0.02))
+    assert verdict.promote
+    assert verdict.expected_gain > 0
+    assert "with the +0.0200 that was expected before" in verdict.reason
+    # Neither without an expectation, nor where proof is asked for.
+    assert not gate(labels, old, new, (auc,)).promote
+    proven = gate(labels, old, new, (auc,), policy=GatePolicy(rule="proven"), expected=Expected(0.02, 0.02))
+    assert proven == gate(labels, old, new, (auc,))
+
+
+def test_a_loss_that_was_expected_takes_proof_of_the_contrary():
+    labels, old = sample(120, 0.50)
+    _, new = sample(120, 0.55, noise_seed=5)
+    assert not gate(labels, old, new, (auc,), expected=Expected(-0.5, 0.02)).promote
+    _, clearly = sample(3000, 1.5)
+    labels, weak = sample(3000, 0.2)
+    assert gate(labels, weak, clearly, (auc,), expected=Expected(-0.001, 0.02)).promote
+
+
 def test_every_metric_is_positive_where_the_challenger_is_better():
     labels, old = sample(3000, 0.2)
     _, new = sample(3000, 1.0)
@@ -88,6 +111,24 @@ def test_what_is_clearly_better_promotes_and_what_is_clearly_worse_never(seed: i
     assert gate(labels, weak, strong, (metric,), seed, QUICK, days).promote
     assert not gate(labels, strong, weak, (metric,), seed, QUICK, days).promote
     assert gate(labels, None, strong, (metric,), seed, QUICK, days).promote
+
+
+@settings(max_examples=40)
+@given(seeds, metrics, st.floats(-10, 10), st.floats(0, 10))
+def test_what_is_worse_beyond_chance_is_never_promoted_whatever_was_expected(seed: int, metric, mean: float, sd: float):
+    labels, weak = sample(400, 0.0, seed, seed + 1)
+    strong = 0.9 * labels + 0.1 * weak
+    verdict = gate(labels, strong, weak, (metric,), seed, QUICK, expected=Expected(mean, sd))
+    assert not verdict.promote
+    assert "worse beyond chance" in verdict.reason
+
+
+def test_a_comparison_on_record_is_judged_again_as_it_was():
+    labels, old = sample(500, 0.4)
+    _, new = sample(500, 0.6, noise_seed=3)
+    expected = Expected(0.001, 0.01)
+    recorded = compare(labels, old, new, (auc, log_loss))
+    assert judge(recorded, 500, expected=expected) == gate(labels, old, new, (auc, log_loss), expected=expected)
 
 
 def test_the_first_metric_decides():
@@ -228,6 +269,7 @@ def test_arrays_that_do_not_match_are_refused_by_name():
         ("resamples", 500.0),
         ("min_rows", 0),
         ("min_rows", True),
+        ("rule", "sure"),
     ],
 )
 def test_a_bad_policy_is_refused_by_field(field: str, value: object):
