@@ -42,7 +42,7 @@ def found(**facts: object) -> Diagnosis:
         ({"exit_code": -9}, Cause.BAD_EXIT, Step.AGAIN),
         ({"exit_code": -11}, Cause.BAD_EXIT, Step.AGAIN),
         ({"exit_code": 3}, Cause.BAD_EXIT, Step.AGAIN),
-        ({"began": False}, Cause.START_UP, Step.STOP),
+        ({"began": False}, Cause.START_UP, Step.AGAIN),
         ({"state": "TimedOut"}, Cause.TIMED_OUT, Step.STOP),
     ],
 )

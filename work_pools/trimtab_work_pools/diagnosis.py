@@ -37,7 +37,14 @@ class Step(StrEnum):
     STOP = "stop"
 
 
-_TRIES = {Cause.HOST_MEMORY: 1, Cause.GPU_MEMORY: 1, Cause.LOST_DEVICE: 3, Cause.LOST_HOST: 3, Cause.BAD_EXIT: 1}
+_TRIES = {
+    Cause.HOST_MEMORY: 1,
+    Cause.GPU_MEMORY: 1,
+    Cause.LOST_DEVICE: 3,
+    Cause.LOST_HOST: 3,
+    Cause.START_UP: 1,  # a pull or a share that was away for a moment
+    Cause.BAD_EXIT: 1,
+}
 """How often one run is started again for a cause. What is not named stops at once."""
 
 _GROWTH = 2.0

@@ -91,11 +91,11 @@ def test_what_cannot_be_started_leaves_no_container(docker_pool: DockerPool) -> 
     pool.engine.driver.set()
     pool.worker("only", {**driver, "NVML_FAKE_STATE": str(own)})
     refused = pool.run(deployment)
-    shown = pool.await_state(refused, "StartFailed", 120)
+    shown = pool.await_state(refused, "StartFailed", 120, final=True)
     assert "GPU-0: unknown device" in str(shown.state and shown.state.message)
     assert pool.container(refused) is None
     missing = pool.run(pool.deploy("none"), job_variables={**pool.variables(cpus=1), "image": "nobody/has-this:1"})
-    assert "nobody/has-this" in str(pool.await_state(missing, "StartFailed", 90).state)
+    assert "nobody/has-this" in str(pool.await_state(missing, "StartFailed", 90, final=True).state)
     assert until(lambda: not list((pool.folder / "host").glob("*.json")), 30, "claims given back")
 
 

@@ -101,10 +101,12 @@ class Pool:
 
         return until(starts, seconds, f"start {times} of run {run_id}; {self.logs()}")[times - 1]
 
-    def await_state(self, run_id: str, name: str, seconds: float = 60) -> FlowRun:
+    def await_state(self, run_id: str, name: str, seconds: float = 60, final: bool = False) -> FlowRun:
+        """`final`: not while it waits to be started again for that."""
+
         def there() -> FlowRun | None:
             run = self.state(run_id)
-            return run if run.state_name == name else None
+            return run if run.state_name == name and not (final and run.state and run.state.is_scheduled()) else None
 
         found: FlowRun = until(there, seconds, f"run {run_id} {name} (it is {self.state(run_id).state_name})")
         return found

@@ -32,9 +32,10 @@ def test_each_bad_end_has_its_next_step(pool: Pool) -> None:
     assert "set resources.memory_mib yourself" in str(gave_up.state.message)
     assert pool.await_state(own, "Failed").labels.keys().isdisjoint({"trimtab.started-again.BadExit"})
     assert starts(pool, own) == 1, "its own error is its own affair"
-    shown = pool.await_state(unstartable, "StartFailed")
+    shown = pool.await_state(unstartable, "StartFailed", final=True)
     assert shown.state
     assert "check the entrypoint" in str(shown.state.message)
+    assert shown.labels["trimtab.started-again.StartFailed"] == 1
     until(lambda: not list((pool.folder / "host-only").glob("*.json")), 30, "nothing is held")
 
 

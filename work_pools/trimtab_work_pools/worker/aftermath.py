@@ -102,8 +102,8 @@ class Aftermath:
         self._logger.warning("Run %s: %s", run.id, diagnosis.text)
         assert run.state is not None
         name = diagnosis.cause.value
+        told = f"{diagnosis.text} {run.state.message or ''}".strip()
         if diagnosis.step is Step.STOP:
-            told = f"{diagnosis.text} {run.state.message or ''}".strip()
             state: Any = State(type=run.state.type, name=name, message=told)
             if run.state.is_final():  # else somebody else has to say how it ended
                 await self._client.set_flow_run_state(run.id, state, force=True)
@@ -112,16 +112,16 @@ class Aftermath:
             return
         await self._client.update_flow_run_labels(run.id, {**labels, f"{_TRIED}{name}": times})
         if diagnosis.wishes:  # the server lets job variables be changed only while a run is scheduled
-            await self._schedule(run, diagnosis, _ASIDE_S)
+            await self._schedule(run, name, told, _ASIDE_S)
             variables = await self._control.job_variables(run)
             resources = {**(variables.get("resources") or {}), **dict(diagnosis.wishes)}
             changed = {**(run.job_variables or {}), "resources": resources}
             await self._client.update_flow_run(run.id, job_variables=changed)
-        await self._schedule(run, diagnosis, _AGAIN_S)
+        await self._schedule(run, name, told, _AGAIN_S)
 
-    async def _schedule(self, run: FlowRun, diagnosis: Diagnosis, in_s: float) -> None:
+    async def _schedule(self, run: FlowRun, name: str, told: str, in_s: float) -> None:
         due = cast(DateTime, from_timestamp(self._control.now_s() + in_s, tz="UTC"))
-        state: Any = Scheduled(name=diagnosis.cause.value, message=diagnosis.text, scheduled_time=due)
+        state: Any = Scheduled(name=name, message=told, scheduled_time=due)
         await self._client.set_flow_run_state(run.id, state, force=True)
 
 
