@@ -32,9 +32,10 @@ prefect() {
   version=$(ask "$prefect_login" -f "$1/api/admin/version") || { say BAD prefect "$1 is up and refuses us: set PREFECT_API_AUTH_STRING"; return; }
   ask "$prefect_login" -f -o /dev/null -X POST -H 'Content-Type: application/json' -d '{}' "$1/api/flows/count" >/dev/null ||
     { say BAD prefect "$1 answers, and its database does not"; return; }
-  # Workers and the UI need web sockets: a balancer that does not pass them on looks well until then.
+  # Workers and the UI need web sockets: a balancer that does not pass them on looks well until then. A server with a
+  # login takes only those that name Prefect's own protocol.
   handshake=$(ask "$prefect_login" --http1.1 -o /dev/null -w '%{http_code}' --max-time 2 -H 'Connection: Upgrade' -H 'Upgrade: websocket' \
-    -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: c21va2Utc21va2Utc21vaw==' "$1/api/events/in" | grep -o '[0-9]\{3\}' | tail -1)
+    -H 'Sec-WebSocket-Protocol: prefect' -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: c21va2Utc21va2Utc21vaw==' "$1/api/events/in" | grep -o '[0-9]\{3\}' | tail -1)
   [ "$handshake" = 101 ] || { say BAD prefect "$1 passes no web sockets on ($handshake)"; return; }
   say ok prefect "$(tr -d '"' <<<"$version") at $1, database and web sockets"
 }
@@ -43,7 +44,7 @@ mlflow() {
   local version
   version=$(ask "$mlflow_login" -f "$1/version") || { say BAD mlflow "$1: no version"; return; }
   ask "$mlflow_login" -f -o /dev/null "$1/api/2.0/mlflow/experiments/search?max_results=1" >/dev/null ||
-    { say BAD mlflow "$1 is up, and its database is not, or it refuses us (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)"; return; }
+    { say BAD mlflow "$1 is up, and its database is not, or it refuses us (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD) or this name (MLFLOW_SERVER_ALLOWED_HOSTS)"; return; }
   say ok mlflow "$version at $1, with its database"
 }
 
