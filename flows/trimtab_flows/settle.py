@@ -87,7 +87,7 @@ def _again(request: RetrainRequested) -> int:
     """How often it should have led to something by now: another number, another event."""
     run = tracking.find_run(tracking.monitoring_experiment(request.model), request.decision)
     decided_ms = (run.info.end_time or run.info.start_time) if run is not None else None
-    return int((time.time() - decided_ms / 1000) // LOST_AFTER_S) if decided_ms else 0
+    return max(0, int((time.time() - decided_ms / 1000) // LOST_AFTER_S)) if decided_ms else 0
 
 
 def is_at_an_end(model: str, decision: str) -> bool:
