@@ -56,7 +56,8 @@ class RetrainRequested:
     """A decision to retrain, as an event: the model is the resource, the rest its payload.
 
     ``at`` is when the run shall start, ``resources`` what it asks for by the policy. ``attempt`` counts how often the
-    same decision was announced: 1, and more when the run it led to was lost.
+    same decision was announced: 1, and more when the run it led to was lost. ``again`` counts the times that nothing at
+    all came of it: Prefect fires once for an event, and looks at one of the same id no more for half an hour.
     """
 
     model: str
@@ -68,11 +69,13 @@ class RetrainRequested:
     at: str | None = None
     resources: Mapping[str, Any] = field(default_factory=dict)
     needs_approval: bool = False
+    again: int = 0
 
     @property
     def event_id(self) -> UUID:
         """The same announcement has the same id, so that sending it twice is one event."""
-        return uuid5(NAMESPACE_URL, f"{RETRAIN_REQUESTED}/{self.decision}/{self.attempt}")
+        again = f"/{self.again}" if self.again else ""
+        return uuid5(NAMESPACE_URL, f"{RETRAIN_REQUESTED}/{self.decision}/{self.attempt}{again}")
 
     @property
     def resource(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import FlowRunWaitTimeout
 from prefect.flow_runs import wait_for_flow_run
 
+from trimtab_flows import tracking
 from trimtab_flows.answers import Answer, answer_of, keep_answer
 from trimtab_flows.automations import RetrainRequested
 from trimtab_flows.history import Outcome, outcome_of
@@ -24,6 +25,10 @@ from trimtab_flows.locality import reads, tell_reads
 from trimtab_flows.retrain_runs import MAX_ATTEMPTS, cancel, open_questions, runs_of, waiting_runs
 
 __all__ = ["RetrainLost", "announce", "cancel_waiting", "is_acted_on", "is_at_an_end", "runs_for", "settle"]
+
+#: Seconds after which a decision that nothing came of is announced as another event. On a busy SQLite database Prefect
+#: loses a firing now and then.
+LOST_AFTER_S = 120
 
 #: Seconds an automation may take from the event to its run (0.7 s in the median on an idle server).
 APPEARS_WITHIN_S = 60
@@ -53,7 +58,7 @@ def settle(request: RetrainRequested, timeout_s: int) -> Outcome:
                     f"{request.model}: the decision to retrain on {request.windows} led to {len(runs)} runs and none "
                     f"completed; the last, {runs[0].name}, says: {runs[0].state and runs[0].state.message}"
                 )
-            attempt = replace(request, attempt=len(runs) + 1)
+            attempt = replace(request, attempt=len(runs) + 1, again=_again(request))
             attempt.send()
             logger.info("announced: retrain %s on %s (attempt %s)", request.model, request.windows, attempt.attempt)
             run = _appearing(request, known={run.id for run in runs})
@@ -75,7 +80,14 @@ def announce(request: RetrainRequested) -> None:
     with get_client(sync_client=True) as client:
         asked = [run.parameters.get("decision") for run in open_questions(client, request.model)]
     if request.decision not in asked:
-        request.send()
+        replace(request, again=_again(request)).send()
+
+
+def _again(request: RetrainRequested) -> int:
+    """How often it should have led to something by now: another number, another event."""
+    run = tracking.find_run(tracking.monitoring_experiment(request.model), request.decision)
+    decided_ms = (run.info.end_time or run.info.start_time) if run is not None else None
+    return max(0, int((time.time() - decided_ms / 1000) // LOST_AFTER_S)) if decided_ms else 0
 
 
 def is_at_an_end(model: str, decision: str) -> bool:

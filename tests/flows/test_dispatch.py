@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +20,7 @@ from trimtab_flows.answers import answer_of
 from trimtab_flows.automations import RETRAIN_REQUESTED, RetrainRequested
 from trimtab_flows.dispatch import dispatch
 from trimtab_flows.retrain_runs import open_questions, runs_of
-from trimtab_flows.settle import announce, cancel_waiting, is_at_an_end, runs_for
+from trimtab_flows.settle import LOST_AFTER_S, _again, announce, cancel_waiting, is_at_an_end, runs_for
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -69,6 +70,19 @@ def test_two_decisions_for_the_same_windows_at_once_have_one_run(decided: Callab
         RECIPE, "2013-01", decided("sooner"), MODEL, at=(datetime.now(UTC) + timedelta(days=9)).isoformat()
     )
     assert len({*runs, other, sooner}) == 3
+
+
+def test_what_nothing_came_of_is_another_event_in_time(decided: Callable[[str], str]) -> None:
+    request = RetrainRequested(MODEL, RECIPE, "2013-05", decided("lost"), ("a test",), at=LATER)
+    assert request.event_id == replace(request, again=0).event_id
+    assert len({replace(request, again=again).event_id for again in (0, 1, 2)}) == 3
+    assert replace(request, again=3).payload == request.payload
+    assert (_again(request), _again(replace(request, decision="of no record"))) == (0, 0)
+    run = tracking.find_run(tracking.monitoring_experiment(MODEL), "lost")
+    assert run is not None
+    long_ago = int(time.time() * 1000) - 3 * LOST_AFTER_S * 1000
+    tracking.client().set_terminated(run.info.run_id, end_time=long_ago)
+    assert _again(request) == 3
 
 
 def wait_for(look: Callable[[], Any], what: str, within_s: float = 90) -> Any:
