@@ -159,13 +159,12 @@ def test_a_lifecycle_outlives_each_part_and_all_come_back(small: Production) -> 
     if (part := small.parts["api-a"]).process is not None and part.process.poll() is not None:
         part.start()  # an earlier test killed it
         part.ready()
-    run = take_through(small, "toy_recipe:toy", "toy", "2024-04-02T00:00:00")
+    run = take_through(small, "toy_recipe:toy", "toy", "2024-03-02T00:00:00")
     assert small.await_run(run, 400).startswith("COMPLETED"), small.parts["node-0"].tail()
-    expected = ["monitor 2024-03"]
+    expected = []
+    names = ("nothing", "api-a", "api-b", "mlflow", "s3", "redis", "postgresql", "services", "gateway", "worker")
     try:
-        for month, name in enumerate(
-            ("api-a", "api-b", "mlflow", "s3", "redis", "postgresql", "services", "gateway", "worker"), start=4
-        ):
+        for month, name in enumerate(names, start=3):
             done = completed(small)
             run = take_through(small, "toy_recipe:toy", "toy", f"{2024 + month // 12}-{month % 12 + 1:02}-02T00:00:00")
             await_completed(small, done + 1, 120)
@@ -175,8 +174,9 @@ def test_a_lifecycle_outlives_each_part_and_all_come_back(small: Production) -> 
                 small.parts[name].kill()
                 small.patiently("/flows/count", {})  # of the other one: nobody has to start anything
                 rows.append((f"{name} killed: the one address answers", time.monotonic() - began))
-            works = again(small, part)
-            rows.append((f"{name} killed and started: {works}", time.monotonic() - began))
+            if name != "nothing":
+                works = again(small, part)
+                rows.append((f"{name} killed and started: {works}", time.monotonic() - began))
             ended = small.await_run(run, 400)
             rows.append(
                 (f"{name} killed: the lifecycle in progress ends ({ended.split()[0]})", time.monotonic() - began)
