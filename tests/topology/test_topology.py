@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from blocks.s3_server import BUCKET, why_not
@@ -84,18 +83,6 @@ def addresses(stack: Production) -> list[str]:
     ]
 
 
-def finished(stack: Production, stage: str) -> list[str]:
-    """Names of the finished MLflow runs of a stage, sorted."""
-    api = f"{stack.url('mlflow')}/api/2.0/mlflow"
-    found = httpx.post(f"{api}/experiments/search", json={"max_results": 100}).json()["experiments"]
-    query = {
-        "experiment_ids": [one["experiment_id"] for one in found],
-        "filter": f"tags.`trimtab.stage` = '{stage}' and tags.`trimtab.done` = 'yes'",
-    }
-    runs = httpx.post(f"{api}/runs/search", json=query, timeout=30).json().get("runs", [])
-    return sorted(run["info"]["run_name"] for run in runs)
-
-
 def test_the_lifecycle_outlives_an_api_server_and_leaves_its_data_in_s3(small: Production) -> None:
     asked = smoke(*addresses(small))
     assert (asked.returncode, asked.stdout.count("ok ")) == (0, 5), asked.stdout + asked.stderr
@@ -104,8 +91,8 @@ def test_the_lifecycle_outlives_an_api_server_and_leaves_its_data_in_s3(small: P
     await_completed(small, 1, 240)
     small.parts["api-a"].kill()
     assert small.await_run(run, 400) == "COMPLETED", small.parts["node-0"].tail()
-    assert finished(small, "monitor") == ["monitor 2024-03"]
-    assert finished(small, "train") == ["train 2024-01..2024-02"]
+    assert small.finished("monitor") == ["monitor 2024-03"]
+    assert small.finished("train") == ["train 2024-01..2024-02"]
 
     keys = [one["Key"] for one in small.s3.client().list_objects_v2(Bucket=BUCKET)["Contents"]]
     for beginning in ("store/snapshots/", "store/manifests/", "store/lineage/", "mlflow/"):
@@ -183,7 +170,7 @@ def test_a_lifecycle_outlives_each_part_and_all_come_back(small: Production) -> 
             )
             assert ended.startswith("COMPLETED"), f"{name}: {ended}\n{small.parts['node-0'].tail()}"
             expected.append(f"monitor 2024-{month:02}")
-            assert finished(small, "monitor") == expected, f"after {name} was killed"
+            assert small.finished("monitor") == expected, f"after {name} was killed"
     finally:
         print("\n| what | s |\n|---|---|")
         for what, seconds in rows:
@@ -218,5 +205,5 @@ def test_the_main_job_outlives_an_api_server(flights: Production) -> None:
     await_completed(flights, 1, 300)
     flights.parts["api-b"].kill()
     assert flights.await_run(run, 500).startswith("COMPLETED"), flights.parts["node-0"].tail()
-    assert finished(flights, "monitor") == ["monitor 2013-03", "monitor 2013-04"]
-    assert finished(flights, "train") == ["train 2013-01..2013-02", "train 2013-01..2013-04"]
+    assert flights.finished("monitor") == ["monitor 2013-03", "monitor 2013-04"]
+    assert flights.finished("train") == ["train 2013-01..2013-02", "train 2013-01..2013-04"]
