@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from blocks.s3_server import BUCKET, why_not
 from topology.parts import Part, missing
@@ -41,11 +42,20 @@ def small(
     shutil.copy(ROOT / "tests" / "toy_recipe.py", project)
     made = Production(tmp_path_factory.mktemp("production"), project, workers=3 if long else 1)
     made.run("trimtab_infra", "init", "toy_recipe:toy", cwd=project)
+    if not long:  # making a deployment takes a second and more, and one of them is used
+        keep_only(project / "prefect.yaml", "trimtab_flows.lifecycle.lifecycle")
     try:
         made.up()
         yield made
     finally:
         made.down()
+
+
+def keep_only(file: Path, entrypoint: str) -> None:
+    """Leaves out the other deployments of a prefect.yaml."""
+    project = yaml.safe_load(file.read_text())
+    project["deployments"] = [one for one in project["deployments"] if one["entrypoint"] == entrypoint]
+    file.write_text(yaml.safe_dump(project, sort_keys=False))
 
 
 def take_through(stack: Production, recipe: str, name: str, as_of: str) -> str:
