@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -82,7 +83,10 @@ def bucket(
 
 def trimtab(*command: str) -> str:
     program = str(Path(sys.executable).parent / "trimtab")
-    done = subprocess.run([program, "data", *command], capture_output=True, text=True, timeout=120, check=False)
+    env = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(
+        [program, "data", *command], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -303,5 +303,16 @@ class Production:
             time.sleep(0.5)
         return f"not ended after {seconds} s"
 
+    def finished(self, stage: str) -> list[str]:
+        """Names of the finished MLflow runs of a stage, sorted."""
+        api = f"{self.url('mlflow')}/api/2.0/mlflow"
+        found = httpx.post(f"{api}/experiments/search", json={"max_results": 100}).json()["experiments"]
+        query = {
+            "experiment_ids": [one["experiment_id"] for one in found],
+            "filter": f"tags.`trimtab.stage` = '{stage}' and tags.`trimtab.done` = 'yes'",
+        }
+        runs = httpx.post(f"{api}/runs/search", json=query, timeout=30).json().get("runs", [])
+        return sorted(run["info"]["run_name"] for run in runs)
+
 
 __all__ = ["POOL", "READY_S", "Production"]
