@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -15,7 +16,7 @@ from trimtab_flows.drift.policy import Policy
 from trimtab_flows.loading import LoadedRecipe
 from trimtab_infra.bench import app
 from trimtab_infra.bench.trigger import compare
-from trimtab_infra.bench.trigger_replay import Life, Now, decided, every, judged, live, never, oracle, spread
+from trimtab_infra.bench.trigger_replay import Life, Now, decided, every, evidence, judged, live, never, oracle, spread
 from trimtab_infra.bench.trigger_series import Series, SeriesError, windows_of
 from trimtab_infra.bench.trigger_synthetic import _BEGIN, CHANGE, Made, report
 
@@ -75,6 +76,22 @@ def test_the_gate_judges_on_rows_that_neither_model_was_trained_on(abrupt: Serie
     assert challenge.gain_se > 0
     assert challenge.newer_days == 14
     assert "expected" in why
+
+
+class Refitted(Made):
+    refit = True
+
+
+def test_with_a_refit_what_serves_has_seen_the_holdout_and_what_is_judged_has_not():
+    plain = made("abrupt", 10)
+    again = Series(LoadedRecipe("refit", Refitted("abrupt", 0), "refit"), plain.windows, 6, gate=plain.gate)
+    assert (plain.training_rows(7), again.training_rows(7), again.training_rows(7, serves=False)) == (3500, 4000, 3500)
+    assert np.array_equal(again.held_back(8, 7).scores, plain.held_back(8, 7).scores)
+    assert again.reference_of(7) == plain.reference_of(7)
+    assert not np.array_equal(again.rows(7, 9).scores, plain.rows(7, 9).scores)
+    known = evidence(Now(again, 9, 8, Life("x", champions=[5, 5, 5, 8]), ()))
+    assert (known.champion_age, known.champion_age_days, known.fresh_age_days) == (0, 7.0, 0.0)
+    assert known.new_labelled_rows == 500
 
 
 def test_models_are_trained_once_and_kept(tmp_path: Path):

@@ -26,6 +26,9 @@ __all__ = ["NAMES", "Expected", "Gain", "expected_gain", "expected_of", "observe
 #: What the parts of a gain come from.
 NAMES = ("more rows", "newer rows", "the loss seen", "challengers that this champion beat")
 
+#: Where the loss seen stands among the parts.
+_LOSS = 2
+
 #: Prior mean and standard deviation of the weights: of a doubling of the rows and of four weeks of age, as a share of
 #: the champion's performance; of the loss seen, the share of it that a fresh model wins back. Rows and age grow
 #: together: where the rows are told, age added nothing on any series tried (flights, electricity, employment), so it
@@ -35,6 +38,10 @@ _PRIOR_SD = np.array([0.1, 0.005, 0.3])
 
 #: By how much champions differ from the line, as a share of their performance, beyond the gains' standard errors.
 _MISFIT = 0.006
+
+#: By how much losses differ in the share of them that a fresh model wins back: bad weather gives nothing back, a change
+#: of the law nearly all. So a small loss that gave nothing back says little of a large one.
+_SHARE_SD = 0.3
 
 #: A performance as near to 0 as this gives no scale to measure gains by.
 _LEAST = 1e-9
@@ -130,7 +137,7 @@ def expected_gain(evidence: Evidence) -> Gain | None:
     parts = [float(part) for part in x * line.weights]
     return Gain(
         mean=sum(parts) + line.trait,
-        sd=float(np.sqrt(x @ line.covariance @ x + line.trait_variance)),
+        sd=line.sd(x),
         parts=tuple(zip(NAMES, [*parts, line.trait], strict=True)),
         learnt_from=line.learnt_from,
     )
@@ -145,7 +152,7 @@ def expected_of(evidence: Evidence, challenge: Challenge) -> Expected | None:
     if line is None:
         return None
     x = _inputs_of(challenge, evidence.window_days)
-    return Expected(float(x @ line.weights) + line.trait, float(np.sqrt(x @ line.covariance @ x + line.trait_variance)))
+    return Expected(float(x @ line.weights + line.trait), line.sd(x))
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,11 @@ class _Line:
     trait: float
     trait_variance: float
     learnt_from: int
+
+    def sd(self, x: np.ndarray) -> float:
+        """Standard deviation of the gain at these inputs."""
+        share = _SHARE_SD * x[_LOSS]
+        return float(np.sqrt(x @ self.covariance @ x + self.trait_variance + share**2))
 
 
 def _fitted(evidence: Evidence) -> _Line | None:
@@ -171,11 +183,13 @@ def _fitted(evidence: Evidence) -> _Line | None:
     misfit = (_MISFIT * scale) ** 2
     for each in measured:
         x = _inputs_of(each, evidence.window_days)
-        weight = 1 / (each.gain_se**2 + misfit)
+        weight = 1 / (each.gain_se**2 + misfit + (_SHARE_SD * x[_LOSS]) ** 2)
         precision += weight * np.outer(x, x)
         shift += weight * x * (each.gain or 0.0)
     covariance = np.linalg.inv(precision)
     weights = covariance @ shift
+    # A loss makes no fresh model worse, whatever the few that were seen say.
+    weights[_LOSS] = max(weights[_LOSS], 0.0)
     trait, rest = _trait(_refused(measured), weights, misfit, evidence.window_days)
     return _Line(weights, covariance, trait, rest, len(measured))
 
@@ -191,10 +205,11 @@ def _trait(refused: Sequence[Challenge], weights: np.ndarray, misfit: float, win
     precision, shift = 1 / misfit, 0.0
     for each in refused:
         # The same days decide several of them in a row, so none counts as more exact than the prior.
-        weight = 1 / max(each.gain_se**2, misfit / 4)
+        x = _inputs_of(each, window_days)
+        weight = 1 / (max(each.gain_se**2, misfit / 4) + (_SHARE_SD * x[_LOSS]) ** 2)
         precision += weight
-        shift += weight * ((each.gain or 0.0) - float(_inputs_of(each, window_days) @ weights))
-    return shift / precision, 1 / precision
+        shift += weight * ((each.gain or 0.0) - float(x @ weights))
+    return float(shift / precision), float(1 / precision)
 
 
 def _inputs_now(evidence: Evidence) -> np.ndarray:

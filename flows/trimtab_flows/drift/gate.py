@@ -192,7 +192,7 @@ def judge(
         mean, _ = expected.given(first.difference, first.standard_error or 0.0)
         promote, said = _by_expectation(first.ci_high, mean, expected.mean, policy)
         return GateVerdict(promote, figures + said, kept, mean)
-    promote = first.ci_low > policy.min_gain
+    promote = bool(first.ci_low > policy.min_gain)
     least = f" by more than {policy.min_gain:g}" if policy.min_gain else ""
     return GateVerdict(promote, f"{figures}{'' if promote else 'not '}better{least} beyond chance.", kept)
 
@@ -201,7 +201,7 @@ def _by_expectation(high: float, mean: float, before: float, policy: GatePolicy)
     """Whether to promote where a gain was expected before, and why."""
     if high < 0:
         return False, "worse beyond chance."
-    promote = mean > policy.min_gain
+    promote = bool(mean > policy.min_gain)
     least = f"more than {policy.min_gain:g}" if policy.min_gain else "a gain"
     return promote, (
         f"with the {before:+.4f} that was expected before, {mean:+.4f} is to be expected in service, "

@@ -161,8 +161,11 @@ class Series:
 
     def training_rows(self, model: int, serves: bool = True) -> int:
         """Rows that a model was trained on: the one that serves, or the one that is judged in its place."""
-        end = self.data_end(model, serves)
-        return sum(frame.filter(self._time < end).height for frame in self._frames[: model + 1])
+        end, until = self.data_end(model, serves), self._frames[: model + 1]
+        rows = self._remember(
+            "rows", model, int(serves), lambda: sum(frame.filter(self._time < end).height for frame in until)
+        )
+        return int(rows)
 
     def labelled_rows(self, first: int, last: int) -> int:
         """Labelled rows of the windows from ``first`` to ``last``, both included."""

@@ -111,6 +111,14 @@ def test_what_a_champion_beat_counts_until_it_is_replaced():
     assert dict(replaced.parts)["challengers that this champion beat"] == 0
 
 
+def test_small_losses_that_gave_nothing_back_do_not_hide_a_large_one():
+    beaten = tuple(challenge(-0.002, gain_se=0.0005, champion_loss=0.02) for _ in range(4))
+    after_a_change = evidence(performance=0.45, challenges=beaten)
+    assert not decide(evidence(performance=0.68, challenges=beaten), None, PRICED).retrain
+    assert decide(after_a_change, None, PRICED).retrain
+    assert dict(expected_gain(after_a_change).parts)["the loss seen"] > 0
+
+
 def test_a_loss_that_may_be_chance_is_none():
     assert observed_loss(evidence(performance=0.699)) == 0
     assert observed_loss(evidence(performance=0.65)) == pytest.approx(0.05 - math.hypot(0.005, 0.005))
