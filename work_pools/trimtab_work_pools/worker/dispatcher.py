@@ -213,8 +213,8 @@ class Dispatcher(HeldRuns):
             self._announced = said
             announce(await self._control.pool_resource(), self._pool, self._worker, advertisement.to_text())
         if force or self._now_s() - self._published_s >= RENEW_S:
-            self._published_s = self._now_s()
             await self._control.publish(advertisement)
+            self._published_s = self._now_s()  # only now: one that was not written is tried again in the next round
 
     def _advertisement(self, ledger: Ledger) -> Advertisement:
         expires_s = self._now_s() + ADVERTISED_S

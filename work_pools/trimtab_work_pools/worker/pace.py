@@ -21,7 +21,7 @@ RENEW_S = ADVERTISED_S / 3
 ROLL_S = 5.0
 """The leader reads what all advertise, and calls the roll."""
 
-_WORKERS_AT_ONCE, _NEWS_EACH_S = 10, 0.01
+_WORKERS_AT_ONCE, _NEWS_EACH_S = 10, 0.03
 _SHARE_OF_SERVER, _WHOLE_AT_MOST_S = 0.5, 300.0
 
 
@@ -31,12 +31,14 @@ def policy_s(workers: int) -> float:
 
 
 def queues_s(workers: int) -> float:
-    """Of its work queues and their priorities: at most 20 times a second."""
-    return max(5.0, workers / 20)
+    """Of its work queues and their priorities: at most ten times a second. A queue that is paused is an event."""
+    return max(5.0, workers / 10)
 
 
 def news_s(workers: int) -> float:
-    """Of the runs that events have told of and that are not for this worker; a few workers ask for them at once."""
+    """Of the runs that events have told of and that are not for this worker, by what their deployments ask for: at most
+    33 times a second. A few workers ask for them at once.
+    """
     return 0.0 if workers <= _WORKERS_AT_ONCE else workers * _NEWS_EACH_S
 
 
