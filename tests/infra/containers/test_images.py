@@ -66,11 +66,8 @@ def test_an_image_runs_as_nobody_in_particular_without_what_only_builds_need(
     assert "3." in said(client, images[name], *command.split())
     absent = "import importlib.util as u; print([n for n in ('pip', 'setuptools', 'pytest') if u.find_spec(n)])"
     assert said(client, images[name], "python", "-c", absent) == "[]"
-    unsafe = r"find / -xdev \( -perm -2000 -o -perm -4000 \) -type f 2>/dev/null; find /opt /etc /usr -xdev -writable"
-    ours = [
-        line for line in said(client, images[name], "sh", "-c", f"{unsafe} ! -type l").splitlines() if "/opt/" in line
-    ]
-    assert ours == [], "what it runs, it cannot change"
+    changeable = said(client, images[name], "find", "/opt", "/usr/local", "-xdev", "!", "-type", "l", "-writable")
+    assert changeable == "", "what it runs, it cannot change"
 
 
 @pytest.mark.parametrize("name", ["prefect", "mlflow", "worker"])
@@ -148,7 +145,7 @@ def test_a_flow_runs_in_the_worker_s_image(
                 worker.wait()
             server.delete_work_pool(pool)
     found = json.loads((tmp_path / f"{run.id}.json").read_text())
-    assert (found["uid"], found["python"]) == (10001, "/opt/trimtab/bin/python")
+    assert (found["uid"], Path(found["python"]).parent) == (10001, Path("/opt/trimtab/bin"))
     assert found["accuracy"] > 0.9
     assert found["modules"] == []
     assert found["writable"] == ["/tmp"], "/work is mounted read-only here"
