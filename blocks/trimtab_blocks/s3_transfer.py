@@ -13,8 +13,9 @@ from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -185,13 +186,33 @@ def download(target: Target, ask: Requests, sink: Sink) -> tuple[Stored, str]:
         ClientError: there is no object (404), or it was replaced while it was read (412).
         StoreUnavailable: the sink cannot take it.
     """
-    stored, answer = ask(lambda: _open(target))
-    sink.begin(stored.size)
-    starts = range(0, max(stored.size, 1), target.part_bytes)
-    first = iter([answer["Body"]])  # of which the head has come; the other parts need not wait for the rest
+    stored, body = ask(lambda: _open(target))
+    with closing(body):
+        sink.begin(stored.size)
+        starts = range(0, max(stored.size, 1), target.part_bytes)
+        bring = partial(_bring, target, ask, sink, stored, iter([body]))
+        digest = hashlib.sha256()
+        for offset, length in map(bring, starts) if len(starts) == 1 else _side_by_side(target.parallel, bring, starts):
+            for piece in sink.pieces(offset, length):
+                digest.update(piece)
+    return stored, digest.hexdigest()
 
-    def fetch(start: int, length: int) -> bytes:
+
+def _bring(
+    target: Target, ask: Requests, sink: Sink, stored: Stored, first: Iterator[Any], start: int
+) -> tuple[int, int]:
+    """Put one part into the sink; its place.
+
+    Args:
+        first: the body of the first part, of which the head has come; the others need not wait for the rest of it. Once
+            only: asked for again, it comes like the others.
+    """
+    length = min(target.part_bytes, stored.size - start)
+
+    def fetch() -> bytes:
         body = next(first, None) if start == 0 else None
+        if body is None and not length:
+            return b""
         if body is None:
             span = f"bytes={start}-{start + length - 1}"
             body = target.client.get_object(**target.address, Range=span, IfMatch=stored.etag)["Body"]
@@ -200,20 +221,12 @@ def download(target: Target, ask: Requests, sink: Sink) -> tuple[Stored, str]:
             raise IncompleteReadError(actual_bytes=len(data), expected_bytes=length)
         return data[:length]
 
-    def bring(start: int) -> tuple[int, int]:
-        length = min(target.part_bytes, stored.size - start)
-        sink.put(start, ask(lambda: fetch(start, length)))
-        return start, length
-
-    digest = hashlib.sha256()
-    for offset, length in map(bring, starts) if len(starts) == 1 else _side_by_side(target.parallel, bring, starts):
-        for piece in sink.pieces(offset, length):
-            digest.update(piece)
-    return stored, digest.hexdigest()
+    sink.put(start, ask(fetch))
+    return start, length
 
 
-def _open(target: Target) -> tuple[Stored, dict[str, Any]]:
-    """What the server says of an object, and the answer whose body is its first part: all of it, mostly."""
+def _open(target: Target) -> tuple[Stored, Any]:
+    """What the server says of an object, and the body of the answer, its first part: all of it, mostly."""
     span = {"Range": f"bytes=0-{target.part_bytes - 1}"}
     try:
         answer = target.client.get_object(**target.address, **span)
@@ -224,7 +237,7 @@ def _open(target: Target) -> tuple[Stored, dict[str, Any]]:
     stored = Stored.of(answer)
     if "ContentRange" in answer:
         stored = replace(stored, size=int(answer["ContentRange"].rpartition("/")[2]))
-    return stored, answer
+    return stored, answer["Body"]
 
 
 def _side_by_side(parallel: int, work: Callable[[int], tuple[int, int]], over: range) -> Iterator[tuple[int, int]]:

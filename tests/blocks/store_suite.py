@@ -43,6 +43,18 @@ class StoreSuite:
         with store.local("some/key") as path:
             assert path.read_bytes() == data
 
+    @pytest.mark.parametrize("before", [b"", b"longer than what comes" * 1_000_000], ids=["empty", "22 MB"])
+    @pytest.mark.parametrize("data", [b"", b"\0\xff" * 7_000_000], ids=["nothing", "14 MB"])
+    def test_fills_a_file_whatever_it_had(self, store: Store, tmp_path: Path, before: bytes, data: bytes) -> None:
+        store.write_once("some/key", data)
+        target = tmp_path / "target"
+        target.write_bytes(before)
+        with target.open("r+b") as file:
+            assert store.fill("some/key", file) == hashlib.sha256(data).hexdigest()
+        assert target.read_bytes() == data
+        with target.open("r+b") as file, pytest.raises(BlobNotFound):
+            store.fill("other", file)
+
     def test_stores_the_content_of_a_file_and_leaves_the_file(self, store: Store, tmp_path: Path) -> None:
         file = tmp_path / "source"
         file.write_bytes(b"content" * 400_000)

@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import pickle
+import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -368,3 +370,18 @@ def test_an_unreachable_server_is_said_after_its_time(caplog: pytest.LogCaptureF
     (shown,) = [record.getMessage() for record in caplog.records if "trying again" in record.getMessage()]
     assert shown.startswith("cannot read 'a' in S3 store s3://data at http://127.0.0.1:9 for now: ")
     assert shown.endswith("trying again for up to 0.5 s")
+
+
+def test_a_disk_that_is_full_is_said_at_once_and_not_of_the_server(store: S3Store, tmp_path: Path) -> None:
+    store.write_once("a", BIG)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    asked, signal_before = time.monotonic(), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6 * MIB, before[1]))
+        with (tmp_path / "copy").open("w+b") as file, pytest.raises(StoreUnavailable) as caught:
+            store.fill("a", file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, signal_before)
+    assert str(caught.value) == "cannot keep a copy of 'a' on this machine: File too large"
+    assert time.monotonic() - asked < 10
