@@ -11,11 +11,12 @@ import json
 import tempfile
 import time
 from collections.abc import Awaitable
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
+import asyncpg
 import typer
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -46,13 +47,20 @@ __all__ = ["cost"]
 _POOL = "cost"
 _REST_S = 5.0
 _POLL_S = 9.0
-_AT_ONCE = 4
 _PERSISTED_S = 6.0
 """The server writes events down in batches, every 5 s."""
 
 
+@dataclass(frozen=True)
+class _Sizes:
+    workers: int
+    streams: int
+    queued: int
+
+
 def cost(
     workers: Annotated[int, typer.Option(min=1, help="Workers of the fleet.")] = 1000,
+    streams: Annotated[int, typer.Option(min=0, help="Event streams to open; 0: one for each worker.")] = 0,
     queued: Annotated[int, typer.Option(min=1, help="Runs that wait.")] = 400,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each kind of request is made.")] = 4.0,
 ) -> None:
@@ -60,18 +68,17 @@ def cost(
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="trimtab-cost-", ignore_cleanup_errors=True) as folder:
         try:
-            found = _measured(Path(folder), workers, queued, seconds, console)
+            sizes = _Sizes(workers, streams or workers, queued)
+            found = _measured(Path(folder), sizes, seconds, console)
         except (FileNotFoundError, RuntimeError) as error:
             typer.echo(f"bench cost: {error}", err=True)
             raise typer.Exit(2) from None
     costs, load = found
     console.print(_table(costs, load))
-    typer.echo(json.dumps(_as_json(workers, queued, costs, load)))
+    typer.echo(json.dumps(_as_json(sizes, costs, load)))
 
 
-def _measured(
-    folder: Path, workers: int, queued: int, seconds: float, console: Console
-) -> tuple[dict[str, Cost], Load]:
+def _measured(folder: Path, sizes: _Sizes, seconds: float, console: Console) -> tuple[dict[str, Cost], Load]:
     with postgres(folder) as database:
         server = Server(folder, database)
         server.start()
@@ -80,40 +87,43 @@ def _measured(
             bench = Bench(Meter(server.process.pid, folder / "postgres"), Proxy(server.port), seconds)
             url = f"http://{HOST}:{bench.proxy.port}/api"
             with temporary_settings({PREFECT_API_URL: url}):
-                costs, whole_s = anyio.run(_costs, bench, workers, queued, console)
+                costs, whole_s = anyio.run(_costs, bench, database, sizes, console)
         finally:
             server.stop()
-    return costs, reckon(costs, workers, _POLL_S, whole_s)
+    return costs, reckon(costs, sizes.workers, _POLL_S, whole_s)
 
 
-async def _costs(bench: Bench, workers: int, queued: int, console: Console) -> tuple[dict[str, Cost], float]:
+async def _costs(bench: Bench, database: str, sizes: _Sizes, console: Console) -> tuple[dict[str, Cost], float]:
+    workers, streams, queued = sizes.workers, sizes.streams, sizes.queued
     async with get_client() as client:
         template = GpuProcessWorker.get_default_base_job_template()
         await client.create_work_pool(WorkPoolCreate(name=_POOL, type="gpu-process", base_job_template=template))
         control = ControlPlane(client, _POOL)
         console.print(f"{workers} workers are advertised ...")
-        await _advertise_all(control, workers)
+        await _advertise_all(database, control, workers)
         bench.idle = quiet = await _resting(bench)
-        console.print(f"{workers} event streams ...")
-        costs = await _events(bench, control, workers, quiet)
+        console.print(f"{streams} event streams ...")
+        costs = await _events(bench, control, workers, streams, quiet)
         console.print(f"{queued} runs wait ...")
         runs = await queue_up(client, _POOL, queued)
-        bench.idle = await _resting(bench)
+        rested = await _resting(bench)
+        bench.idle = Cost(*map(min, astuple(quiet), astuple(rested)))  # what was queued may still be written down
         console.print("each kind of request ...")
         requests, whole_s = await _requests(bench, client, control, workers, [run.id for run in runs])
         return costs | requests, whole_s
 
 
-async def _advertise_all(control: ControlPlane, workers: int) -> None:
-    now_s, at_once = time.time(), anyio.CapacityLimiter(_AT_ONCE)
-
-    async def publish(number: int) -> None:
-        async with at_once:
-            await control.publish(advertisement(number, now_s))
-
-    async with anyio.create_task_group() as all_of_them:
-        for number in range(workers):
-            all_of_them.start_soon(publish, number)
+async def _advertise_all(database: str, control: ControlPlane, workers: int) -> None:
+    """Written where the server reads it, as the server has written the first: a thousand calls would take a minute."""
+    await control.publish(advertisement(0, time.time()))
+    connection = await asyncpg.connect(database.replace("+asyncpg", ""))
+    try:
+        tags = await connection.fetchval("SELECT tags FROM variable LIMIT 1")
+        fleet = [advertisement(number, time.time()) for number in range(1, workers)]
+        rows = [(control._variable_of(one.worker), json.dumps(one.to_text()), tags) for one in fleet]
+        await connection.executemany("INSERT INTO variable (name, value, tags) VALUES ($1, $2, $3)", rows)
+    finally:
+        await connection.close()
 
 
 async def _resting(bench: Bench) -> Cost:
@@ -148,7 +158,7 @@ async def _requests(
     }, whole_s
 
 
-async def _events(bench: Bench, control: ControlPlane, workers: int, quiet: Cost) -> dict[str, Cost]:
+async def _events(bench: Bench, control: ControlPlane, workers: int, streams: int, quiet: Cost) -> dict[str, Cost]:
     """What each of many listeners adds; and an event that nobody listens to. In this order, for a stream that is opened
     begins with the events of the last minute.
     """
@@ -167,11 +177,11 @@ async def _events(bench: Bench, control: ControlPlane, workers: int, quiet: Cost
 
         async def heard(tell: Awaitable[None]) -> None:
             await tell
-            await listeners.hear(workers)
+            await listeners.hear(streams)
 
-        async with listeners.open(workers):
-            streams = await bench.rest(_REST_S)
-            bench.idle = Cost(*(a + b for a, b in zip(astuple(quiet), astuple(streams), strict=True)))
+        async with listeners.open(streams):
+            open_streams = await bench.rest(_REST_S)
+            bench.idle = Cost(*(a + b for a, b in zip(astuple(quiet), astuple(open_streams), strict=True)))
             all_hear = {
                 "event": await bench.each(lambda number: heard(changed(number)), settle_s=_PERSISTED_S),
                 "roll_event": await bench.each(lambda number: heard(called(number)), settle_s=_PERSISTED_S),
@@ -184,11 +194,11 @@ async def _events(bench: Bench, control: ControlPlane, workers: int, quiet: Cost
             "passed": await bench.each(passed, most=200, settle_s=_PERSISTED_S),
         }
     each = {
-        "event_heard": _per_listener(all_hear["event"], nobody["event"], workers),
-        "roll_heard": _per_listener(all_hear["roll_event"], nobody["roll_event"], workers),
-        "event_passed": _per_listener(all_hear["passed"], nobody.pop("passed"), workers),
+        "event_heard": _per_listener(all_hear["event"], nobody["event"], streams),
+        "roll_heard": _per_listener(all_hear["roll_event"], nobody["roll_event"], streams),
+        "event_passed": _per_listener(all_hear["passed"], nobody.pop("passed"), streams),
     }
-    stream = Cost(streams.server_s / workers, streams.database_s / workers, streams.bytes / workers)
+    stream = Cost(*(one / streams for one in astuple(open_streams)))
     return nobody | each | {"stream": stream}
 
 
@@ -209,7 +219,7 @@ def _table(costs: dict[str, Cost], load: Load) -> Table:
     return table
 
 
-def _as_json(workers: int, queued: int, costs: dict[str, Cost], load: Load) -> dict[str, Any]:
+def _as_json(sizes: _Sizes, costs: dict[str, Cost], load: Load) -> dict[str, Any]:
     kinds = {
         kind: {
             "server_ms": round(one.server_s * 1e3, 4),
@@ -219,8 +229,7 @@ def _as_json(workers: int, queued: int, costs: dict[str, Cost], load: Load) -> d
         for kind, one in costs.items()
     }
     return {
-        "workers": workers,
-        "queued": queued,
+        **asdict(sizes),
         "kinds": kinds,
         "idle": _brief(Load.total(load.idle)),
         "one_run_a_second_adds": _brief(Load.total(load.a_run)),

@@ -7,12 +7,20 @@ __all__ = ["DOES_NOT_APPLY", "FAILS_WITH_PREFECTS_TOO"]
 _MORE = "answers itself, in place of the server, only what Prefect's worker asks; ours asks for the fleet as well"
 _CLIENTS = "counts the clients of the Docker engine; ours has one more, to find its containers again"
 
+_REMOVES = "of a container that the engine removes itself; ours has it stay until it was asked how it ended"
+_OUTPUT = "wants an error of the output to end the run; with ours the run goes on, and the engine is asked how it ends"
+
 DOES_NOT_APPLY: dict[str, str] = {
     "test_worker_sends_heartbeat_gets_id": _MORE,
     "test_worker_with_work_pool_and_limit": (
         "expects runs that are being submitted to be named once more at each poll; ours names what it has picked anew"
     ),
     "TestWorkerSelfAttribution::test_setup_sets_worker_name_env_var": _MORE,
+    "test_uses_label_setting": "compares all labels; ours adds the claim",
+    "test_logs_warning_when_auto_removed_container_is_missing": _REMOVES,
+    "test_warns_when_auto_removed_container_disappears_while_watching": _REMOVES,
+    "test_unrelated_docker_api_error_while_watching_is_raised": _OUTPUT,
+    "test_missing_container_while_watching_is_raised_without_auto_remove": _OUTPUT,
     "test_uses_env_setting": "compares all of the environment; ours adds what a run is told of its devices",
     "test_worker_errors_out_on_ephemeral_apis": "ours looks for a Docker engine first; passes only where there is one",
     "TestSubmitAdhocRunWithFlowRunParameter::test_submit_adhoc_run_with_existing_flow_run_reuses_id": (

@@ -58,6 +58,8 @@ def test_a_wrong_setting_is_named(pool: Pool) -> None:
     assert "TRIMTAB_NODE_CPUS must be a number above 0, not 'many'" in refused(pool.worker("a", node_cpus="many"), pool)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(400)
 def test_a_worker_that_is_started_before_its_server_waits_for_it(pool: Pool) -> None:
     """As Prefect's own does; and one that is ended before it could join leaves without a traceback of ours."""
     proxy = Proxy(int(pool.env["PREFECT_API_URL"].split(":")[2].split("/")[0]))
