@@ -34,7 +34,7 @@ check: $(READY) check-infra
 # The program that a unit starts is not installed here: /bin/true is.
 check-infra: $(VENV)/.infra-ready
 	@$(BIN)/python -m pytest tests/infra/iac -q -rs
-	@echo "not checked: that images build and start, that compose starts, a cluster's own checks, known vulnerabilities"
+	@echo "not checked: that images build and compose starts (pytest tests/infra/containers -m long does), a cluster's own checks, known vulnerabilities"
 	@if command -v systemd-analyze >/dev/null; then \
 		folder=$$(mktemp -d); sed 's#^ExecStart=[^ ]*#ExecStart=/bin/true#' infra/systemd/trimtab-worker.service \
 			> $$folder/trimtab-worker.service; \
