@@ -28,7 +28,8 @@ from trimtab_infra.stack.services import PREFECT
 from trimtab_infra.stack.state import StateFolder
 
 ROOT = Path(__file__).parents[2]
-BLOBS = 120
+#: So many that a migration is not through with them before it is seen to have begun.
+BLOBS = 600
 
 pytestmark = [
     pytest.mark.long,
