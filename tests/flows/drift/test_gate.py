@@ -94,7 +94,7 @@ metrics = st.sampled_from([auc, log_loss, brier, rmse])
 QUICK = GatePolicy(resamples=100)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(seeds, metrics, st.integers(100, 400), st.booleans())
 def test_the_same_scores_never_promote(seed: int, metric, rows: int, by_day: bool):
     labels, scores = sample(rows, 1.0, seed, seed + 1)
@@ -102,7 +102,7 @@ def test_the_same_scores_never_promote(seed: int, metric, rows: int, by_day: boo
     assert not gate(labels, scores, scores.copy(), (metric,), seed, QUICK, days).promote
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(seeds, metrics, st.booleans())
 def test_what_is_clearly_better_promotes_and_what_is_clearly_worse_never(seed: int, metric, by_day: bool):
     labels, weak = sample(400, 0.0, seed, seed + 1)
@@ -113,7 +113,7 @@ def test_what_is_clearly_better_promotes_and_what_is_clearly_worse_never(seed: i
     assert gate(labels, None, strong, (metric,), seed, QUICK, days).promote
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(seeds, metrics, st.floats(-10, 10), st.floats(0, 10))
 def test_what_is_worse_beyond_chance_is_never_promoted_whatever_was_expected(seed: int, metric, mean: float, sd: float):
     labels, weak = sample(400, 0.0, seed, seed + 1)
