@@ -64,7 +64,8 @@ class Part:
         """Waits until it answers; seconds that took."""
         began = time.monotonic()
         while not self._asked():
-            assert self.process is None or self.process.poll() is None, f"{self.name} ended:\n{self.tail()}"
+            code = self.process.poll() if self.process else None
+            assert code is None, f"{self.name} ended with {code}:\n{self.tail()}"
             assert time.monotonic() - began < READY_S, f"{self.name} does not answer:\n{self.tail()}"
             time.sleep(0.05)  # a foreign server tells nobody that it is ready
         return time.monotonic() - began
