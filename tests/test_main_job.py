@@ -17,6 +17,7 @@ from trimtab_infra.stack.state import StateFolder
 
 ROOT = Path(__file__).parent.parent
 TRIMTAB = [sys.executable, "-m", "trimtab_infra"]
+MONITORED = [f"monitor 2013-0{month}" for month in (3, 4, 5, 6)]
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -50,36 +51,36 @@ def stack_members(state: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def two_months(
+def four_months(
     tmp_path_factory: pytest.TempPathFactory, outside: dict[str, str]
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """State and outcome of the main job on March and April."""
+    """State and outcome of the main job from March to June, when a retraining is due."""
     state = tmp_path_factory.mktemp("job") / "state"
-    return state, trimtab("demo", "--state", str(state), "--through", "2013-04", cwd=ROOT, env=outside)
+    return state, trimtab("demo", "--state", str(state), "--through", "2013-06", cwd=ROOT, env=outside)
 
 
-def test_the_main_job_ends_with_its_table_and_where_to_look(two_months) -> None:
-    state, done = two_months
+def test_the_main_job_ends_with_its_table_and_where_to_look(four_months) -> None:
+    state, done = four_months
     assert done.returncode == 0, done.stdout + done.stderr
-    for text in ("2013-03", "2013-04", "promoted", "Bit for bit the same", "Prefect UI", "MLflow UI"):
+    for text in ("2013-03", "2013-06", "promoted", "Bit for bit the same", "Prefect UI", "MLflow UI"):
         assert text in done.stdout
     report = (state / "report.html").read_text()
-    assert "2013-04" in report
+    assert "2013-06" in report
     assert "promoted" in report
-    assert finished_stages(state, "monitor") == ["monitor 2013-03", "monitor 2013-04"]
-    assert finished_stages(state, "train") == ["train 2013-01..2013-02", "train 2013-01..2013-04"]
+    assert finished_stages(state, "monitor") == MONITORED
+    assert finished_stages(state, "train") == ["train 2013-01..2013-02", "train 2013-01..2013-06"]
     assert unfinished_runs(state) == []
 
 
-def test_nothing_is_left_running(two_months) -> None:
-    assert stack_members(two_months[0]) == []
+def test_nothing_is_left_running(four_months) -> None:
+    assert stack_members(four_months[0]) == []
 
 
-def test_a_second_run_repeats_no_finished_stage(two_months, outside: dict[str, str]) -> None:
-    state, _ = two_months
-    again = trimtab("demo", "--state", str(state), "--through", "2013-04", cwd=ROOT, env=outside)
+def test_a_second_run_repeats_no_finished_stage(four_months, outside: dict[str, str]) -> None:
+    state, _ = four_months
+    again = trimtab("demo", "--state", str(state), "--through", "2013-06", cwd=ROOT, env=outside)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert finished_stages(state, "monitor") == ["monitor 2013-03", "monitor 2013-04"]
+    assert finished_stages(state, "monitor") == MONITORED
     assert len(finished_stages(state, "train")) == 2
 
 

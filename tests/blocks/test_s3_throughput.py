@@ -1,7 +1,7 @@
 """Bytes a second of the S3 store, against plain boto3 transfer in the same run: ``pytest -m long -s`` prints them.
 
-Where others keep the machine busy, the time on the clock says more of them than of this store: then the processor's
-time may do instead. Both are printed.
+Where others keep the machine busy, the time on the clock says more of them than of this store: then the figures are
+printed, with the processor's time beside, and the test is skipped.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def test_throughput_against_plain_boto3(s3_server: S3Server, s3: Callable[..., S
         back.unlink()
     plain.close()
     busy = max(loads) > (os.cpu_count() or 1) + 1
+    if busy:
+        pytest.skip("others keep the machine busy: the clock says more of them than of this store")
     for way in ways:
-        reached = max(median(ratios[way]), median(work[way])) if busy else median(ratios[way])
-        assert reached >= GOAL, f"{way}: {reached:.2f} of plain boto3"
+        assert median(ratios[way]) >= GOAL, f"{way}: {median(ratios[way]):.2f} of plain boto3"

@@ -158,7 +158,8 @@ def test_a_no_is_what_became_of_a_decision(monitored: str) -> None:
     assert kept is not None
     assert (str(kept), is_at_an_end(MODEL, asked.decision)) == ("a test said no", True)
     assert is_acted_on(MODEL, asked.decision, "retrain")
-    again = decide(STEADY, policy, because="a test", as_of=APRIL + timedelta(hours=3))
+    pays = {**policy, "value_per_point_day": 1000.0, "retrain_cost": 0.01}
+    again = decide(STEADY, pays, because="a test", as_of=APRIL + timedelta(hours=3))
     assert (again.verdict, again.reasons[-1][:22]) == ("wait", "No retraining now: the"), again.reasons
     assert not keep_answer(MODEL, "of no decision", Answer("refused"))
 
