@@ -37,6 +37,9 @@ else:
 
 __all__ = ["GpuWorker"]
 
+_REFUSALS = (SettingError, LabelError, CacheSettingError, NotAdmitted)
+"""Why a worker does not start, in a sentence for whoever started it."""
+
 _PATIENCE = ("PREFECT_CLIENT_MAX_RETRIES", "8")
 """A run whose code has ended and cannot say so is run again. Prefect's clients wait twice as long before each try: with
 8 tries an outage of the server of eight minutes is waited for, with Prefect's own 5 one minute."""
@@ -73,7 +76,7 @@ class GpuWorker(Base):
             lives = self._open_lives()
             await super().setup()
             await self._join(lives)
-        except (SettingError, LabelError, CacheSettingError, NotAdmitted) as error:
+        except _REFUSALS as error:
             not_started(str(error))
             raise
         self._joined = True
@@ -92,6 +95,10 @@ class GpuWorker(Base):
             await self._dispatcher.join(self.type)
             await self._admitted()
             await self._dispatcher.take_over()
+        except _REFUSALS as error:
+            not_started(str(error))
+            await super().teardown(None, None, None)  # with the error, it would be raised in groups
+            raise
         except BaseException:
             await super().teardown(*sys.exc_info())
             raise
