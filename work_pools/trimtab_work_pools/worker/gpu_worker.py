@@ -13,6 +13,7 @@ import anyio
 import anyio.abc
 import httpx
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
 
 from trimtab_blocks.host_cache import CacheSettingError
 from trimtab_blocks.settings import SettingError
@@ -165,11 +166,20 @@ class GpuWorker(Base):
         """The claim. One that is lost gives the devices back at once."""
         won = False
         try:
-            won = await super()._propose_pending_state(flow_run)
+            won = await self._still_waits(flow_run) and await super()._propose_pending_state(flow_run)
         finally:
             if not won:
                 self._dispatcher.lost(flow_run.id)
         return won
+
+    async def _still_waits(self, flow_run: FlowRun) -> bool:
+        """The server lets a run that has completed be Pending again; this worker may not have heard of its end."""
+        try:
+            state = (await self.client.read_flow_run(flow_run.id)).state
+        except (ObjectNotFound, httpx.HTTPError) as error:
+            self._logger.info("Run %s is not claimed now: %s", flow_run.id, error)
+            return False
+        return state is not None and state.is_scheduled()
 
     async def _equip(self, flow_run: FlowRun, configuration: BaseJobConfiguration) -> bool:
         """Tells the run of its devices, and of the others if it is one of a gang; returns whether it is.
