@@ -6,8 +6,9 @@ import uuid
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.states import Completed, Crashed, Running
+from prefect.states import Completed, Crashed, Pending, Running
 
+from trimtab_work_pools.worker import GpuProcessWorker
 from trimtab_work_pools.worker.control_plane import ControlPlane
 
 from .conftest import Pool
@@ -38,3 +39,19 @@ async def test_a_run_that_had_completed_when_the_signal_came_stays_so(pool: Pool
         assert state.name == left
         if len(reported) == 3:
             assert state.message == "done"
+
+
+@pytest.mark.anyio
+async def test_only_a_run_that_still_waits_is_claimed(pool: Pool) -> None:
+    """The server would let a run that has completed be Pending again."""
+    run_id = uuid.UUID(pool.run(pool.deploy("any", cpus=1)))
+    worker = GpuProcessWorker(work_pool_name=pool.name)
+    async with get_client() as client:
+        worker._client = client
+        run = await client.read_flow_run(run_id)
+        assert await worker._still_waits(run)
+        for state in (Pending(), Running(), Completed()):
+            await client.set_flow_run_state(run_id, state, force=True)
+            assert not await worker._still_waits(run), state.name
+        await client.delete_flow_run(run_id)
+        assert not await worker._still_waits(run)
