@@ -5,13 +5,23 @@ from __future__ import annotations
 import pytest
 
 from trimtab_work_pools.advertise import Advertisement
-from trimtab_work_pools.gangs import ENDS_WITHIN_S, GATHERS_WITHIN_S, Member, Step, leader_ended, members_say
+from trimtab_work_pools.gangs import (
+    ENDS_WITHIN_S,
+    GATHERS_WITHIN_S,
+    SETTLES_WITHIN_S,
+    Member,
+    Step,
+    leader_ended,
+    leader_failed,
+    members_say,
+)
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import Demand, Node
 from trimtab_work_pools.worker.picking import Queued, pick
 
 RUNS = Member("rank-1", "RUNNING", True)
 WAITS = Member("rank-2", "SCHEDULED", False)
+FAILS = Member("rank-1", "FAILED", True, "connection reset by peer")
 
 
 @pytest.mark.parametrize(
@@ -24,6 +34,8 @@ WAITS = Member("rank-2", "SCHEDULED", False)
         ((RUNS, Member("rank-2", "SCHEDULED", True)), 5.0, 0, Step.AGAIN, "rank-2 was lost (scheduled)"),
         ((RUNS, Member("rank-2", "CRASHED", True)), 5.0, 3, Step.FAIL, "was started again 3 times before"),
         ((RUNS, Member("rank-2", "FAILED", True, "no data")), 5.0, 0, Step.FAIL, "rank-2 failed: no data"),
+        ((RUNS, Member("rank-2", "FAILED", True, "no data", 1.0)), 5.0, 0, Step.GO_ON, ""),
+        ((FAILS, Member("rank-2", "CRASHED", True)), 5.0, 0, Step.AGAIN, "rank-2 was lost (crashed)"),
         ((RUNS,), 5.0, 0, Step.AGAIN, "1 of its 2 members are not there any more"),
     ],
 )
@@ -35,8 +47,32 @@ def test_rank_0_follows_its_members(
     assert text in verdict.text
 
 
+LATER_S = SETTLES_WITHIN_S + 1
+
+
+@pytest.mark.parametrize(
+    ("members", "since_s", "broken_before", "step", "text"),
+    [
+        ((RUNS,), 1.0, 0, Step.GO_ON, ""),
+        ((RUNS,), LATER_S, 0, Step.FAIL, ""),
+        ((RUNS, Member("rank-2", "CRASHED", True)), 1.0, 0, Step.AGAIN, "rank-2 was lost (crashed)"),
+        ((RUNS, Member("rank-2", "CRASHED", True)), 1.0, 3, Step.FAIL, "was started again 3 times before"),
+        ((RUNS, Member("rank-2", "FAILED", True, "no data", 2.0)), 1.0, 0, Step.FAIL, "rank-2 failed first: no data"),
+        ((RUNS, Member("rank-2", "FAILED", True, "no rank 0", 1.0)), LATER_S, 0, Step.FAIL, ""),
+    ],
+)
+def test_a_rank_0_that_fails_may_have_lost_another(
+    members: tuple[Member, ...], since_s: float, broken_before: int, step: Step, text: str
+) -> None:
+    verdict = leader_failed(members, since_s, broken_before)
+    assert verdict.step is step
+    assert text in verdict.text
+    assert bool(verdict.text) == bool(text)
+
+
 def test_members_follow_rank_0() -> None:
-    assert leader_ended("RUNNING", 0.0) == leader_ended("COMPLETED", 1.0) == ""
+    assert leader_ended("RUNNING", 0.0) == leader_ended("COMPLETED", 1.0) == leader_ended("FAILED", LATER_S) == ""
+    assert "failed" in leader_ended("FAILED", 2 * LATER_S)
     assert "completed" in leader_ended("COMPLETED", ENDS_WITHIN_S + 1)
     assert "scheduled" in leader_ended("SCHEDULED", 0.0)
     assert "not there" in leader_ended("", 0.0)

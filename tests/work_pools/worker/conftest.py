@@ -108,7 +108,13 @@ class Pool:
             run = self.state(run_id)
             return run if run.state_name == name and not (final and run.state and run.state.is_scheduled()) else None
 
-        found: FlowRun = until(there, seconds, f"run {run_id} {name} (it is {self.state(run_id).state_name})")
+        end = time.monotonic() + seconds
+        while not (found := there()):
+            if time.monotonic() >= end:
+                now = self.state(run_id)
+                history = [f"{one.name}: {one.message}" for one in self.client.read_flow_run_states(now.id)]
+                pytest.fail(f"run {run_id} not {name} within {seconds} s, but {history}\n{self.logs()}")
+            time.sleep(0.2)
         return found
 
     def logs(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -12,14 +13,20 @@ from prefect import flow
 
 
 @flow
-def gang(folder: str, seconds: float, fail_rank: int = -1) -> None:
-    """Every rank writes a line when it starts; rank 0 writes the sum of all ranks when all have met."""
+def gang(folder: str, seconds: float, fail_rank: int = -1, lose_rank: int = -1) -> None:
+    """Every rank writes a line when it starts; rank 0 writes the sum of all ranks when all have met. `lose_rank` is
+    killed the first time, while rank 0 waits for its number.
+    """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     where = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     with (Path(folder) / "gang.jsonl").open("a") as file:
         file.write(json.dumps({"rank": rank, "pid": os.getpid(), "node": os.environ["TRIMTAB_NODE"]}) + "\n")
     if rank == fail_rank:
         raise ValueError("this rank has no data")
+    lost = Path(folder) / "lost"
+    if rank == lose_rank and not lost.exists():
+        lost.touch()
+        rank = -1
     total = _listen(where, size) if rank == 0 else _call(where, rank)
     time.sleep(seconds)
     if rank == 0:
@@ -41,6 +48,8 @@ def _call(where: tuple[str, int], rank: int) -> int:
     while True:
         try:
             with socket.create_connection(where, timeout=60) as call:
+                if rank < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
                 call.sendall(str(rank).encode())
                 return int(call.recv(16))
         except ConnectionRefusedError:  # rank 0 does not listen yet

@@ -48,7 +48,7 @@ def test_all_ranks_meet_and_the_loss_of_one_starts_all_again(pool: Pool) -> None
     until(lambda: set(members(pool)) <= {"COMPLETED", "CANCELLED", "CRASHED"}, 30, f"nobody is left: {members(pool)}")
 
 
-def test_a_member_that_fails_by_itself_fails_the_gang(pool: Pool) -> None:
+def test_a_member_that_fails_by_itself_fails_the_gang_and_one_that_is_lost_does_not(pool: Pool) -> None:
     deployment = pool.deploy("gang", "gang_flow.py:gang", cpus=1, nodes=2)
     pool.worker("a", node_cpus=1)
     pool.worker("b", node_cpus=1)
@@ -57,3 +57,11 @@ def test_a_member_that_fails_by_itself_fails_the_gang(pool: Pool) -> None:
     assert failed.state
     assert "this rank has no data" in str(failed.state.message)
     until(lambda: not list(pool.folder.glob("host-*/*.json")), 30, "nothing is held")
+    (pool.folder / "gang.jsonl").unlink()
+    run_id = pool.run(deployment, seconds=1, parameters={"lose_rank": 1})
+    again = pool.await_state(run_id, "Completed", 120)
+    assert again.labels["trimtab.started-again.GangBroken"] == 1
+    states = {state.name: str(state.message) for state in pool.client.read_flow_run_states(again.id)}
+    assert "invalid literal for int" in states["Failed"], "rank 0 failed by itself"
+    assert "rank-1 was lost (crashed)" in states["GangBroken"]
+    assert (pool.folder / "sum").read_text() == "1"

@@ -80,8 +80,11 @@ class Aftermath:
             if asked and (labels := peak_labels(peak)):
                 await self._client.update_flow_run_labels(run_id, labels)
             return
-        if (run.state and (run.state.is_scheduled() or run.state.is_cancelling())) or GANG in run.labels:
-            return  # of a member of a gang, rank 0 says what is next
+        if run.state and (run.state.is_scheduled() or run.state.is_cancelling()):
+            return
+        if GANG in run.labels:  # rank 0 says what is next
+            await self._control.crashed(run_id, diagnosis.text)
+            return
         await self._take(run, diagnosis, peak_labels(peak), before[diagnosis.cause] + 1)
 
     async def host_lost(self, run_id: UUID) -> None:
@@ -104,8 +107,10 @@ class Aftermath:
         name = diagnosis.cause.value
         told = f"{diagnosis.text} {run.state.message or ''}".strip()
         if diagnosis.step is Step.STOP:
-            state: Any = State(type=run.state.type, name=name, message=told)
-            if run.state.is_final():  # else somebody else has to say how it ended
+            silent = run.state.type in (StateType.PENDING, StateType.RUNNING)  # its end could not be told
+            if silent or run.state.is_final():  # else somebody else has to say how it ended
+                kind = StateType.CRASHED if silent else run.state.type
+                state: Any = State(type=kind, name=name, message=told)
                 await self._client.set_flow_run_state(run.id, state, force=True)
             if labels:
                 await self._client.update_flow_run_labels(run.id, labels)

@@ -1,9 +1,9 @@
 """Runs on several nodes at once: the run itself is rank 0, on the node of the worker that claimed it; for every other
 node that worker makes a run of the same deployment, pinned to the node, with the same parameters and its own rank.
 
-All or nothing: members that do not all start in time, or one that is lost, end the gang, and rank 0 waits again. Each
-worker watches what it runs: rank 0 its members, a member rank 0. What belongs together is kept with the runs (a tag, a
-label), so that a worker that was started again knows it too.
+All or nothing: members that do not all start in time, or one that is lost, end the gang, and rank 0 waits again; also
+when rank 0 has failed over that by itself. Each worker watches what it runs: rank 0 its members, a member rank 0. What
+belongs together is kept with the runs (a tag, a label), so that a worker that was started again knows it too.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowR
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
-from prefect.states import Cancelled, Scheduled
+from prefect.states import Cancelled, Failed, Scheduled
 
 from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.devices_env import GangMember, gang_environment
-from trimtab_work_pools.gangs import Member, Step, leader_ended, members_say
+from trimtab_work_pools.gangs import Member, Step, Verdict, leader_ended, leader_failed, members_say
 from trimtab_work_pools.worker.control_plane import ControlPlane, persistently
 from trimtab_work_pools.worker.picking import GANG, NODE
 
@@ -97,16 +97,43 @@ class Gangs:
                 self._logger.info("Gang of run %s: the server does not answer (%s)", run.id, error)
             await anyio.sleep(_LOOK_S)
         if not leader and not self._claim_of(str(run.id)):
-            await persistently(lambda: self._dismiss_members(run.id), f"the gang of {run.id} ends")
+            await persistently(lambda: self._leader_left(run.id), f"the gang of {run.id} ends")
 
     async def _watch_members(self, run: FlowRun, expected: int, waited_s: float) -> None:
-        members = [_member(one) for one in await self._members(run.id)]
-        broken_before = run.labels.get(_BROKEN_BEFORE, 0)
-        verdict = members_say(members, expected, waited_s, int(str(broken_before)))
+        claim = self._claim_of(str(run.id))
+        verdict = members_say(await self._seen(run.id), expected, waited_s, _broken_before(run))
+        if verdict.step is Step.GO_ON or self._claim_of(str(run.id)) != claim:  # it has left meanwhile
+            return
         if verdict.step is Step.AGAIN:
-            await self._client.update_flow_run_labels(run.id, {_BROKEN_BEFORE: int(str(broken_before)) + 1})
-        if verdict.step is not Step.GO_ON:
-            self._stop(str(run.id), _BROKEN if verdict.step is Step.AGAIN else _FAILED, verdict.text)
+            self._stop(str(run.id), _BROKEN, verdict.text)
+            await self._client.update_flow_run_labels(run.id, {_BROKEN_BEFORE: _broken_before(run) + 1})
+        else:
+            self._stop(str(run.id), _FAILED, verdict.text)
+
+    async def _leader_left(self, run_id: UUID) -> None:
+        """Rank 0 is not here any more: the gang ends with it, or starts again if it was the loss of another."""
+        while True:
+            run = await self._client.read_flow_run(run_id)
+            if run.state is None or not (run.state.is_failed() or run.state.is_crashed()):
+                break
+            verdict = leader_failed(await self._seen(run_id), self._since_s(run), _broken_before(run))
+            if verdict.step is not Step.GO_ON:
+                await self._judged(run, verdict)
+                break
+            await anyio.sleep(_LOOK_S)
+        await self._dismiss(await self._members(run_id), "rank 0 of its gang has ended")
+
+    async def _judged(self, run: FlowRun, verdict: Verdict) -> None:
+        """The state of a rank 0 that has failed says what of."""
+        state: Any = run.state
+        if verdict.step is Step.AGAIN:
+            await self._client.update_flow_run_labels(run.id, {_BROKEN_BEFORE: _broken_before(run) + 1})
+            state = Scheduled(name=_BROKEN, message=f"{verdict.text} Then rank 0: {state.message}")
+        elif verdict.text:
+            state = Failed(name=_FAILED, message=f"{verdict.text} Then rank 0: {state.message}")
+        else:
+            return  # of itself
+        await self._client.set_flow_run_state(run.id, state, force=True)
 
     async def _watch_leader(self, run: FlowRun, leader_id: UUID) -> None:
         both = FlowRunFilter(id=FlowRunFilterId(any_=[run.id, leader_id]))
@@ -124,8 +151,22 @@ class Gangs:
         runs = await self._client.read_flow_runs(flow_run_filter=tagged, limit=200)
         return [run for run in runs if not (run.state and run.state.is_cancelled())]
 
-    async def _dismiss_members(self, leader_id: UUID) -> None:
-        await self._dismiss(await self._members(leader_id), "rank 0 of its gang has ended")
+    async def _seen(self, leader_id: UUID) -> list[Member]:
+        """As `gangs` judges them."""
+        return [
+            Member(
+                run.name,
+                run.state.type.value if run.state else "",
+                run.run_count > 0,
+                run.state.message or "" if run.state else "",
+                self._since_s(run),
+            )
+            for run in await self._members(leader_id)
+        ]
+
+    def _since_s(self, run: FlowRun) -> float:
+        """How long the run has been in its state."""
+        return self._control.now_s() - run.state.timestamp.timestamp() if run.state else 0.0
 
     async def _dismiss(self, members: Sequence[FlowRun], why: str) -> None:
         """Those that wait are called off. Those that run are ended by their own worker, which watches rank 0."""
@@ -156,9 +197,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _member(run: FlowRun) -> Member:
-    kind = run.state.type.value if run.state else ""
-    return Member(run.name, kind, run.run_count > 0, run.state.message or "" if run.state else "")
+def _broken_before(run: FlowRun) -> int:
+    return int(str(run.labels.get(_BROKEN_BEFORE, 0)))
 
 
 def _tag(leader_id: UUID) -> str:
