@@ -77,6 +77,29 @@ def ends(how: str):
         time.sleep(60)
 
 
+class Signals:
+    # Written down as the result of the flow, when its code has ended: as late as that, SIGTERM comes.
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return str, ()
+
+
+@flow(persist_result=True, result_serializer="pickle")
+def told_at_its_end():
+    return Signals()
+
+
+@flow(persist_result=True, result_serializer="pickle")
+async def told_at_its_end_async():
+    return Signals()
+
+
+@flow
+def told_at_the_end_of_a_part():
+    told_at_its_end()
+    time.sleep(60)
+
+
 @flow
 def waits(until: str):
     print("started", flush=True)

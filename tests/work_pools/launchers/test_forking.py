@@ -144,6 +144,27 @@ def test_runs_end_as_stock_ones_do(server: Any, launcher: ForkLauncher, loop: as
     assert ours["cancelling"] == (0, "Cancelled")
 
 
+@pytest.mark.parametrize(
+    ("flow", "ends"),
+    [
+        ("told_at_its_end", (0, "Completed")),
+        ("told_at_its_end_async", (0, "Completed")),
+        ("told_at_the_end_of_a_part", (-signal.SIGTERM, "Crashed")),
+    ],
+)
+def test_a_run_whose_code_has_ended_reports_that_before_it_follows_a_signal(
+    server: Any, launcher: ForkLauncher, loop: asyncio.Runner, flow: str, ends: tuple[int, str]
+) -> None:
+    """Else it would be run again, though its work is done."""
+
+    async def end() -> int:
+        run = await launcher.launch(run_id, env)
+        return await run.wait()
+
+    run_id, env = server.run(flow)
+    assert (loop.run(end()), server.state(run_id)) == ends
+
+
 @pytest.mark.parametrize("runs", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_the_first_line_comes_sooner(server: Any, launcher: ForkLauncher, loop: asyncio.Runner, runs: int) -> None:
     async def first_line_s(start: Start) -> float:

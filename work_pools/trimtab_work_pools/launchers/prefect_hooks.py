@@ -9,17 +9,21 @@ something only in an interactive terminal.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import runpy
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import certifi
 import pydantic
 
-__all__ = ["ENGINE", "cafile", "import_all", "own_environment", "rebuild", "run_engine"]
+__all__ = ["ENGINE", "cafile", "import_all", "own_environment", "rebuild", "report_before_signals", "run_engine"]
 
 #: What the stock process worker runs with `python -m`.
 ENGINE = "prefect.engine"
@@ -149,6 +153,46 @@ def _logging_conditions() -> tuple[object, ...]:
     )
 
 
+def report_before_signals(flow_run_id: str) -> None:
+    """Have SIGTERM wait while the engine reports that the code of this run has completed.
+
+    The report takes as long as the server is away. A run that is stopped meanwhile would be run again, though all of
+    its work is done; whoever stops it kills it if its time is over.
+    """
+    from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
+
+    report, report_async = FlowRunEngine.handle_success, AsyncFlowRunEngine.handle_success
+
+    def handle_success(self: Any, result: Any) -> Any:
+        with _sigterm_waits() if str(self.flow_run.id) == flow_run_id else contextlib.nullcontext():
+            return report(self, result)
+
+    async def handle_success_async(self: Any, result: Any) -> Any:
+        with _sigterm_waits() if str(self.flow_run.id) == flow_run_id else contextlib.nullcontext():
+            return await report_async(self, result)
+
+    FlowRunEngine.handle_success = handle_success  # type: ignore[method-assign]
+    AsyncFlowRunEngine.handle_success = handle_success_async  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _sigterm_waits() -> Iterator[None]:
+    """One that comes meanwhile is sent again if the body fails; else the run has ended, and it has nothing to end."""
+    if threading.current_thread() is not threading.main_thread():  # no signal is handled there
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: came.append(number))
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if came and not done:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def run_engine(flow_run_id: str) -> None:
     """Do what `python -m prefect.engine` does, by running that module as the main one.
 
@@ -158,6 +202,7 @@ def run_engine(flow_run_id: str) -> None:
     os.environ["PREFECT__FLOW_RUN_ID"] = flow_run_id
     # As in a new interpreter, where a module that imports the engine gets a second copy of it.
     sys.modules.pop(ENGINE, None)
+    report_before_signals(flow_run_id)
     sys.argv[:] = [ENGINE]
     sys.orig_argv[:] = [sys.executable, "-m", ENGINE]
     runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)

@@ -97,7 +97,7 @@ class Gangs:
                 self._logger.info("Gang of run %s: the server does not answer (%s)", run.id, error)
             await anyio.sleep(_LOOK_S)
         if not leader and not self._claim_of(str(run.id)):
-            await persistently(lambda: self._leader_left(run.id), f"the gang of {run.id} ends")
+            await persistently(lambda: self._leader_left(run), f"the gang of {run.id} ends")
 
     async def _watch_members(self, run: FlowRun, expected: int, waited_s: float) -> None:
         claim = self._claim_of(str(run.id))
@@ -110,24 +110,26 @@ class Gangs:
         else:
             self._stop(str(run.id), _FAILED, verdict.text)
 
-    async def _leader_left(self, run_id: UUID) -> None:
-        """Rank 0 is not here any more: the gang ends with it, or starts again if it was the loss of another."""
+    async def _leader_left(self, began: FlowRun) -> None:
+        """Rank 0 is not here any more: the gang ends with it, or starts again if it was the loss of another. `began`:
+        as it was at the start, or a break that was seen before would count twice.
+        """
         while True:
-            run = await self._client.read_flow_run(run_id)
+            run = await self._client.read_flow_run(began.id)
             if run.state is None or not (run.state.is_failed() or run.state.is_crashed()):
                 break
-            verdict = leader_failed(await self._seen(run_id), self._since_s(run), _broken_before(run))
+            verdict = leader_failed(await self._seen(run.id), self._since_s(run), _broken_before(began))
             if verdict.step is not Step.GO_ON:
-                await self._judged(run, verdict)
+                await self._judged(run, verdict, _broken_before(began))
                 break
             await anyio.sleep(_LOOK_S)
-        await self._dismiss(await self._members(run_id), "rank 0 of its gang has ended")
+        await self._dismiss(await self._members(began.id), "rank 0 of its gang has ended")
 
-    async def _judged(self, run: FlowRun, verdict: Verdict) -> None:
+    async def _judged(self, run: FlowRun, verdict: Verdict, broken_before: int) -> None:
         """The state of a rank 0 that has failed says what of."""
         state: Any = run.state
         if verdict.step is Step.AGAIN:
-            await self._client.update_flow_run_labels(run.id, {_BROKEN_BEFORE: _broken_before(run) + 1})
+            await self._client.update_flow_run_labels(run.id, {_BROKEN_BEFORE: broken_before + 1})
             state = Scheduled(name=_BROKEN, message=f"{verdict.text} Then rank 0: {state.message}")
         elif verdict.text:
             state = Failed(name=_FAILED, message=f"{verdict.text} Then rank 0: {state.message}")
