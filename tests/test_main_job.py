@@ -84,15 +84,8 @@ def test_a_second_run_repeats_no_finished_stage(four_months, outside: dict[str, 
     assert len(finished_stages(state, "train")) == 2
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        "retrain",
-        pytest.param("load", marks=pytest.mark.long),
-        pytest.param("train", marks=pytest.mark.long),
-        pytest.param("score", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("place", ["retrain", "load", "train", "score"])
 def test_killed_in_a_stage_it_goes_on_from_there(place: str, tmp_path: Path, outside: dict[str, str]) -> None:
     for name in ("toy_recipe.py", "interrupted_recipe.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path)

@@ -78,7 +78,7 @@ def test_a_worker_that_is_started_before_its_server_waits_for_it(pool: Pool) -> 
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime (package faketime) is not installed")
-@pytest.mark.parametrize("ahead", ["+10m", "-10m"])
+@pytest.mark.parametrize("ahead", ["+10m", pytest.param("-10m", marks=pytest.mark.long)])
 def test_a_clock_that_is_ten_minutes_off_hides_nobody(pool: Pool, ahead: str) -> None:
     """Both take runs that only they can hold; the wrong one is killed, and its node is gone soon."""
     wrong = pool.worker(
