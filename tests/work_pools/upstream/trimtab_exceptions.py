@@ -9,6 +9,7 @@ _CLIENTS = "counts the clients of the Docker engine; ours has one more, to find 
 
 _REMOVES = "of a container that the engine removes itself; ours has it stay until it was asked how it ended"
 _OUTPUT = "wants an error of the output to end the run; with ours the run goes on, and the engine is asked how it ends"
+_AGAIN = "wants a run that could not be started to stay Crashed; ours starts it again, once"
 
 DOES_NOT_APPLY: dict[str, str] = {
     "test_worker_sends_heartbeat_gets_id": _MORE,
@@ -26,6 +27,9 @@ DOES_NOT_APPLY: dict[str, str] = {
     "TestSubmitAdhocRunWithFlowRunParameter::test_submit_adhoc_run_with_existing_flow_run_reuses_id": (
         "its stand-in for the engine cannot find a container by its label, by which ours asks how it ended"
     ),
+    "test_worker_handles_double_release_gracefully": _AGAIN,
+    "TestInfrastructureIntegration::test_worker_crashes_flow_if_infrastructure_submission_fails": _AGAIN,
+    "TestInfrastructureIntegration::test_non_zero_exit_code_logs_resolution_hint": _AGAIN,
     "test_docker_client_default_timeout_configuration": _CLIENTS,
     "test_docker_client_overwrite_timeout_configuration": _CLIENTS,
 }
