@@ -18,7 +18,7 @@ from uuid import UUID
 
 import anyio
 import httpx
-from prefect.client.orchestration import PrefectClient
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
@@ -34,6 +34,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Crashed, Failed, Scheduled
 from prefect.types._datetime import DateTime, from_timestamp
 
@@ -45,7 +46,7 @@ from trimtab_work_pools.worker.endings import completed_after_all
 from trimtab_work_pools.worker.picking import NODE, Queued
 from trimtab_work_pools.worker.pool_policy import read_policy
 
-__all__ = ["RETRIES", "ControlPlane", "Waiting", "persistently", "retries_in_process"]
+__all__ = ["RETRIES", "ControlPlane", "Waiting", "persistently", "retries_in_process", "server_answers"]
 
 _NEXT: Mapping[str, Any] = {"GangEnded": Cancelled, "GangFailed": Failed}
 """What becomes of runs that are stopped for such a reason; of all others: they are scheduled."""
@@ -293,6 +294,20 @@ def _waits(run: FlowRun) -> bool:
     return run.state is not None and run.state.is_scheduled() and not retries_in_process(run)
 
 
+async def server_answers() -> None:
+    """Returns when it does. Prefect's worker waits for a server too, but gives up if what is there in its place closes
+    the connection, or answers 502, as a proxy does whose servers are not up yet.
+    """
+    if not PREFECT_API_URL.value():
+        return  # Prefect says that a worker needs a server
+    async with get_client() as client:
+
+        async def ask() -> None:
+            await client._client.get("/health")
+
+        await persistently(ask, "the Prefect server answers")
+
+
 async def persistently(write: Callable[[], Awaitable[None]], what: str, refused_is_raised: bool = False) -> None:
     """Writes to the server, however long that is away. What the server refuses is logged and given up, or raised."""
     logger, pause_s = get_logger("trimtab.worker"), _TRY_AGAIN_S
@@ -306,6 +321,7 @@ async def persistently(write: Callable[[], Awaitable[None]], what: str, refused_
                     raise
                 logger.error("The Prefect server refuses this (%s): %s", what, error)
                 return None
-            logger.warning("Not yet (%s): %s. Tried again in %g s.", what, error, pause_s)
+            why = str(error) or type(error).__name__
+            logger.warning("Not yet (%s): %s. Tried again in %g s.", what, why, pause_s)
         await anyio.sleep(pause_s)
         pause_s = min(2 * pause_s, _TRY_AGAIN_AT_MOST_S)

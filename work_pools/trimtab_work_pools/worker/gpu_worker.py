@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.abc
@@ -21,6 +21,7 @@ from trimtab_work_pools.inventory.host import LabelError
 from trimtab_work_pools.queue.workload import WorkloadError
 from trimtab_work_pools.resources import CapacityError
 from trimtab_work_pools.worker.admission import NotAdmitted, not_started
+from trimtab_work_pools.worker.control_plane import server_answers
 from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.drain import Drain
 from trimtab_work_pools.worker.lives import Lives, Processes
@@ -70,9 +71,17 @@ class GpuWorker(Base):
     async def _admitted(self) -> None:
         """Done when the worker has joined its pool, before it takes over what an earlier one left."""
 
-    async def setup(self) -> None:
+    async def __aenter__(self) -> Self:
         try:
             NodeSettings.from_environment()  # a wrong setting is said before anything is started
+        except _REFUSALS as error:
+            not_started(str(error))
+            raise
+        await server_answers()
+        return await super().__aenter__()
+
+    async def setup(self) -> None:
+        try:
             await self._leave()  # it may be set up once more: its name and its devices are its own
             lives = self._open_lives()
             await super().setup()
