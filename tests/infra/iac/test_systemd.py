@@ -186,6 +186,17 @@ def test_systemd_understands_them_and_warns_of_nothing(installed: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def test_systemd_makes_their_users(tmp_path: Path) -> None:
+    if shutil.which("systemd-sysusers") is None:
+        pytest.skip("not checked: users of the units (no systemd-sysusers)")
+    (tmp_path / "etc").mkdir()
+    command = ["systemd-sysusers", f"--root={tmp_path}", str(FOLDER / "sysusers.conf")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, re.findall("not a valid.*", done.stderr)) == (0, [])
+    made = {line.partition(":")[0] for line in (tmp_path / "etc/passwd").read_text().splitlines()}
+    assert made == {_value(unit, "User") for unit in UNITS}
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_they_are_hardened(installed: Path, unit: str) -> None:
     """By systemd's own measure, from 0 (best) to 10. The worker's runs need devices and compilers."""

@@ -1,4 +1,4 @@
-"""A host with systemd: Debian's packages in a folder, started by systemd-nspawn with a network of its own."""
+"""A host with systemd: this machine's /usr with an /etc and a /var of its own, started by systemd-nspawn."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from pathlib import Path
 
 import psutil
 
+from topology.parts import postgres_bin
+
 ROOT = Path(__file__).parents[3]
-PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,curl,postgresql,redis-server"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+HOME, SOURCE, TOOLS = "/opt/trimtab", "/opt/source", "/opt/tools"
+PATH = f"{HOME}/bin:{TOOLS}:{postgres_bin()}:/usr/sbin:/usr/bin:/sbin:/bin"
+#: What programs read of /etc that is not about this machine.
+ETC = ("passwd", "group", "nsswitch.conf", "os-release", "ld.so.conf", "ld.so.conf.d", "ld.so.cache", "services")
 UP_S = 120
 
 
@@ -30,9 +35,13 @@ def programs() -> dict[str, str]:
     """Paths of what makes and starts it. Raises CannotStart."""
     if os.geteuid():
         raise CannotStart("not started: systemd units (only root makes and starts a host in a folder)")
-    found = {name: shutil.which(name) for name in ("mmdebstrap", "systemd-nspawn", "nsenter")}
+    found = {name: shutil.which(name) for name in ("systemd-nspawn", "nsenter", "curl", "redis-server")}
+    found["postgresql"] = str(postgres_bin() or "") or None
+    found["/usr/bin/python3"] = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else None
     if absent := [name for name, path in found.items() if path is None]:
-        raise CannotStart(f"not started: systemd units (no {', '.join(absent)}: mmdebstrap, systemd-container)")
+        raise CannotStart(
+            f"not started: systemd units (no {', '.join(absent)}; systemd-nspawn is in systemd-container)"
+        )
     return {name: str(path) for name, path in found.items()}
 
 
@@ -49,44 +58,51 @@ class Machine:
         return self.folder / "root"
 
     def make(self) -> None:
-        """Debian, and Trimtab in /opt/trimtab as infra/systemd/README.md wants it. Raises CannotStart."""
-        began = time.monotonic()
-        made = subprocess.run(
-            [programs()["mmdebstrap"], "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(self.root)],
-            capture_output=True,
-            text=True,
-        )
-        if made.returncode:
-            raise CannotStart(f"not started: systemd units (mmdebstrap makes no Debian: {made.stderr[-300:]})")
+        """A folder to boot, and Trimtab in its /opt/trimtab as infra/systemd/README.md wants it. Raises CannotStart."""
+        programs()
+        for name in ("etc", "var", "root", "opt", "usr", "proc", "sys", "dev", "run", "tmp", "srv", "mnt"):
+            (self.root / name).mkdir(parents=True)
         self.root.chmod(0o755)
-        self.took["Debian"] = time.monotonic() - began
+        for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+            if Path("/", name).is_symlink():
+                (self.root / name).symlink_to(f"usr/{name}")
+        for name in ETC:
+            if (given := Path("/etc", name)).is_dir():
+                shutil.copytree(given, self.root / "etc" / name, symlinks=True)
+            elif given.exists():
+                shutil.copy(given, self.root / "etc" / name)
+        (self.root / "etc/machine-id").touch()
+        (self.root / "etc/ssl/certs").mkdir(parents=True)
+        if CERTIFICATES.exists():
+            shutil.copy(CERTIFICATES, self.root / str(CERTIFICATES).lstrip("/"))
         began = time.monotonic()
         self._install()
-        self.took["Trimtab"] = time.monotonic() - began
+        self.took["Trimtab installed"] = time.monotonic() - began
 
     def _install(self) -> None:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        source = self.root / "usr/src/trimtab"
+        source = self.root / SOURCE.lstrip("/")
         for name in filter(None, listed.split("\0")):
             if (ROOT / name).is_file():
                 (source / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, source / name)
         uv = Path(sys.executable).parent / "uv"
-        shutil.copy(uv if uv.exists() else str(shutil.which("uv")), self.root / "usr/local/bin/uv")
-        shutil.copy(Path(sys.executable).parent / "weed", self.root / "usr/local/bin/weed")
-        if CERTIFICATES.exists():
-            shutil.copy(CERTIFICATES, self.root / str(CERTIFICATES).lstrip("/"))
+        if not uv.exists():
+            raise CannotStart(
+                "not started: systemd units (uv, which installs Trimtab there, is not beside this Python)"
+            )
+        (self.root / TOOLS.lstrip("/")).mkdir()
+        for program in (uv, uv.with_name("weed")):
+            shutil.copy(program, self.root / TOOLS.lstrip("/"))
         cache = Path(os.environ.get("UV_CACHE_DIR", Path.home() / ".cache/uv"))
         cache.mkdir(parents=True, exist_ok=True)
         given = {name: value for name, value in os.environ.items() if name.startswith("UV_") and name != "UV_CACHE_DIR"}
         given |= {"UV_CACHE_DIR": "/mnt", "UV_LINK_MODE": "copy", "SSL_CERT_FILE": str(CERTIFICATES)}
-        install = (
-            "uv pip install --quiet --python /opt/trimtab/bin/python --compile-bytecode --constraint constraints.txt"
-        )
-        script = f"python3 -m venv /opt/trimtab && cd /usr/src/trimtab && {install} '.[production]' flask-wtf"
+        install = f"uv pip install -q --python {HOME}/bin/python --compile-bytecode --constraint constraints.txt"
+        script = f"uv venv -q --python /usr/bin/python3 {HOME} && cd {SOURCE} && {install} '.[production]' flask-wtf"
         command = [*self._nspawn(), "--pipe", f"--bind={cache}:/mnt", "--resolv-conf=copy-host"]
         command += [f"--setenv={name}={value}" for name, value in given.items()]
-        done = subprocess.run([*command, "sh", "-c", script], capture_output=True, text=True)
+        done = subprocess.run([*command, "sh", "-c", f"export PATH={PATH} && {script}"], capture_output=True, text=True)
         if done.returncode:
             raise CannotStart(f"not started: systemd units (Trimtab is not installed there: {done.stderr[-600:]})")
 
@@ -94,7 +110,8 @@ class Machine:
         """Boots it. Raises CannotStart if systemd does not come up in it."""
         began = time.monotonic()
         log = self.folder / "console.log"
-        command = [*self._nspawn(), "--private-network", "--boot", "--console=pipe"]
+        # Not what this machine starts: its /etc is not here, and of /usr only what the basic system needs.
+        command = [*self._nspawn(), "--private-network", "--console=pipe", "--boot", "systemd.unit=basic.target"]
         with log.open("ab") as console:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
         while self("systemctl", "is-system-running").stdout.strip() not in ("running", "degraded"):
@@ -109,9 +126,8 @@ class Machine:
         first = self._first()
         if first is None:
             return subprocess.CompletedProcess(command, 255, "", "it is not up")
-        path = "/opt/trimtab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        enter = [programs()["nsenter"], "--target", str(first), "--all", "--wd=/root"]
-        enter += ["env", "-i", f"PATH={path}", "HOME=/root", "LANG=C.UTF-8"]
+        enter = [programs()["nsenter"], "--target", str(first), "--all"]
+        enter += ["env", "--chdir=/root", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8"]
         return subprocess.run([*enter, *command], input=stdin, capture_output=True, text=True, timeout=seconds)
 
     def sh(self, script: str, seconds: float = 300) -> str:
@@ -147,7 +163,8 @@ class Machine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _nspawn(self) -> list[str]:
-        command = [programs()["systemd-nspawn"], "--quiet", f"--directory={self.root}", "--machine=trimtab-test"]
+        command = [programs()["systemd-nspawn"], "--quiet", f"--directory={self.root}", "--bind-ro=/usr"]
+        command += [f"--machine=trimtab-{self.folder.name[-8:].replace('_', '-')}"]
         # The manager of this machine, if it has one, need not know of it.
         return [*command, "--register=no", "--keep-unit"]
 

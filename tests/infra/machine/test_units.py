@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from infra.machine.machine import ROOT, CannotStart, Machine
+from infra.machine.machine import PATH, ROOT, SOURCE, CannotStart, Machine
 
 SYSTEMD = ROOT / "infra" / "systemd"
-HERE = "/usr/src/trimtab/infra/systemd"
+HERE = f"{SOURCE}/infra/systemd"
 RECIPE, MODEL = "toy_recipe:toy", "toy"
 SERVERS = (
     "trimtab-prefect-api@4201",
@@ -55,7 +53,10 @@ CLIENT = {
     "TRIMTAB_STACK": "production",
     "DO_NOT_TRACK": "true",
     "PREFECT_LOGGING_LEVEL": "WARNING",
-    **{name: SECRETS[name] for name in ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")},
+    **{
+        name: SECRETS[name]
+        for name in ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    },
 }
 SETUP = {
     "TRIMTAB_MLFLOW_TRACKING_URI": "http://127.0.0.1:5001",
@@ -91,25 +92,33 @@ def host() -> Iterator[Machine]:
 
 
 def foreign(host: Machine) -> None:
-    """What is the distribution's: PostgreSQL and Redis with passwords; and a bucket."""
-    host.write("/run/secrets-of-databases/none", "")
+    """What is not ours: PostgreSQL and Redis with passwords, as units of the names that ours wait for, and a bucket."""
     for name, secret in (("prefect", "PREFECT_SERVER_DATABASE_PASSWORD"), ("mlflow", "PGPASSWORD")):
-        host.write(f"/etc/databases/{name}_database_password", SECRETS[secret], 0o644)
-    host.write("/etc/redis/more.conf", "requirepass planted-redis-40ad\n", 0o644)
-    host.sh(
-        "echo 'include /etc/redis/more.conf' >> /etc/redis/redis.conf\n"
-        "systemctl restart postgresql redis-server\n"
-        "ln -s /etc/databases /run/secrets\n"
-        "until pg_isready --quiet --host 127.0.0.1; do sleep 0.1; done\n"
-        "cd / && setpriv --reuid=postgres --regid=postgres --init-groups env POSTGRES_USER=postgres "
-        "sh /usr/src/trimtab/infra/postgres/databases.sh\n"
-        "mkdir /srv/s3\n"
-        "systemd-run --quiet --unit=s3 --setenv=S3_BUCKET=ml-data --setenv=AWS_ACCESS_KEY_ID=PLANTEDKEYID "
-        f"--setenv=AWS_SECRET_ACCESS_KEY={SECRETS['AWS_SECRET_ACCESS_KEY']} "
+        host.write(f"/srv/databases/{name}_database_password", SECRETS[secret])
+    host.write("/srv/redis.conf", "requirepass planted-redis-40ad\nbind 127.0.0.1\ndir /srv\n")
+    password = SECRETS["AWS_SECRET_ACCESS_KEY"]
+    s3 = (
         "weed mini -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir=/srv/s3 -s3.port=8333 -s3.port.iceberg=0 -s3.port.lance=0 "
-        "-webdav=false -admin.ui=false -master.telemetry=false\n"
+        "-webdav=false -admin.ui=false -master.telemetry=false"
+    )
+    unit(host, "postgresql", "postgres -D /srv/postgres/db -k /tmp -h 127.0.0.1", user="postgres")
+    unit(host, "redis-server", "redis-server /srv/redis.conf")
+    unit(host, "s3", s3, S3_BUCKET="ml-data", AWS_ACCESS_KEY_ID="PLANTEDKEYID", AWS_SECRET_ACCESS_KEY=password)
+    as_postgres = "setpriv --reuid=postgres --regid=postgres --init-groups"
+    host.sh(
+        "install -d -o postgres /srv/postgres && cd /srv/postgres && ln -s /srv/databases /run/secrets\n"
+        f"{as_postgres} initdb -D /srv/postgres/db --auth-local=trust --auth-host=scram-sha-256 >/dev/null\n"
+        "systemctl daemon-reload && systemctl start postgresql redis-server s3\n"
+        "until pg_isready --quiet --host 127.0.0.1; do sleep 0.1; done\n"
+        f"env PGHOST=/tmp POSTGRES_USER=postgres {as_postgres} sh {SOURCE}/infra/postgres/databases.sh\n"
         "until curl --silent --output /dev/null http://127.0.0.1:8333; do sleep 0.1; done\n"
     )
+
+
+def unit(host: Machine, name: str, command: str, user: str = "root", **variables: str) -> None:
+    told = "".join(f"Environment={variable}={value}\n" for variable, value in variables.items())
+    service = f"User={user}\nEnvironment=PATH={PATH}\n{told}ExecStart=/usr/bin/env {command}\n"
+    host.write(f"/etc/systemd/system/{name}.service", f"[Unit]\nDescription={name}\n[Service]\n{service}")
 
 
 def commands() -> tuple[str, str]:
@@ -124,7 +133,9 @@ def install(host: Machine) -> None:
     host.sh(before)
     for file in sorted((host.root / "etc/trimtab").glob("*.secret")):
         assert file.stat().st_mode & 0o777 == 0o600
-        filled = [f"{line}{SECRETS[line[:-1]]}" if line.endswith("=") else line for line in file.read_text().splitlines()]
+        filled = [
+            f"{line}{SECRETS[line[:-1]]}" if line.endswith("=") else line for line in file.read_text().splitlines()
+        ]
         file.write_text("\n".join(filled) + "\n")
     for file in sorted((host.root / "etc/trimtab").glob("*.env")):
         pairs = [line.partition("=") for line in file.read_text().splitlines()]
@@ -150,7 +161,7 @@ def test_they_start_and_are_sound(host: Machine) -> None:
     host.took["all servers"] = time.monotonic() - began
     for unit in SERVERS:
         assert state(host, unit, "ActiveState", "NRestarts", "Result") == ["active", "0", "success"], host.sick()
-    asked = host.sh(told(CLIENT) + f"/usr/src/trimtab/infra/smoke.sh {SMOKE}")
+    asked = host.sh(told(CLIENT) + f"{SOURCE}/infra/smoke.sh {SMOKE}")
     assert asked.count("ok ") == 6, asked
     assert host.sh("curl --silent --fail http://127.0.0.1:4280/health")
     print({name: round(seconds, 1) for name, seconds in host.took.items()})
@@ -172,7 +183,12 @@ def test_a_model_is_taken_through_its_life_by_the_worker(host: Machine) -> None:
     """It trains, its model goes through MLflow to S3, its metrics become events: nothing of that is filtered away."""
     host.write("/opt/project/toy_recipe.py", (ROOT / "tests/toy_recipe.py").read_text())
     host.sh(told(CLIENT | SETUP) + f"trimtab setup && cd /opt/project && trimtab init {RECIPE}")
-    worker = {**CLIENT, "TRIMTAB_DRAIN_SECONDS": "0", "TRIMTAB_STOP_GRACE_SECONDS": "3", "PREFECT_LOGGING_LEVEL": "INFO"}
+    worker = {
+        **CLIENT,
+        "TRIMTAB_DRAIN_SECONDS": "0",
+        "TRIMTAB_STOP_GRACE_SECONDS": "3",
+        "PREFECT_LOGGING_LEVEL": "INFO",
+    }
     secret = {name: worker.pop(name) for name in list(worker) if name in SECRETS}
     host.write("/etc/trimtab/worker.env", "".join(f"{name}={value}\n" for name, value in worker.items()))
     host.write("/etc/trimtab/worker.secret", "".join(f"{name}={value}\n" for name, value in secret.items()), 0o600)
@@ -209,7 +225,7 @@ def test_a_server_that_is_killed_comes_back_and_the_target_stops_and_starts_all(
         assert state(host, unit, "ActiveState") == ["inactive"], unit
         assert state(host, unit, "Result") == ["success"], f"{unit}: {journal(host, unit)[-2000:]}"
     host.sh("systemctl start trimtab.target && systemctl start " + " ".join(SERVERS), seconds=500)
-    assert host.sh(told(CLIENT) + f"/usr/src/trimtab/infra/smoke.sh {SMOKE}").count("ok ") == 6
+    assert host.sh(told(CLIENT) + f"{SOURCE}/infra/smoke.sh {SMOKE}").count("ok ") == 6
 
 
 def test_without_its_key_no_server_starts_and_no_secret_was_written_down(host: Machine) -> None:
@@ -218,15 +234,16 @@ def test_without_its_key_no_server_starts_and_no_secret_was_written_down(host: M
     host.sh("systemctl stop trimtab.target")
     file.write_text(re.sub(r"^(PREFECT_SERVER_ENCRYPTION_KEY)=.*$", r"\1=", whole, flags=re.MULTILINE))
     assert host("systemctl", "start", SERVERS[0]).returncode != 0
-    assert "PREFECT_SERVER_ENCRYPTION_KEY: is not set in /etc/trimtab/server.secret" in journal(host, "trimtab-prefect-migrate")
+    assert "PREFECT_SERVER_ENCRYPTION_KEY: is not set in /etc/trimtab/server.secret" in journal(
+        host, "trimtab-prefect-migrate"
+    )
     file.write_text(whole)
     written = journal(host)
     assert len(written) > 5_000
-    assert [name for name, secret in SECRETS.items() if secret not in ("admin", "PLANTEDKEYID") and secret in written] == []
+    assert [
+        name for name, secret in SECRETS.items() if secret not in ("admin", "PLANTEDKEYID") and secret in written
+    ] == []
 
 
 def journal(host: Machine, unit: str = "") -> str:
     return host("journalctl", "--no-pager", "--output=cat", *([f"--unit={unit}"] if unit else [])).stdout
-
-
-__all__ = ["Path", "shutil"]
