@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from contextlib import suppress
@@ -19,15 +20,25 @@ from topology.parts import postgres_bin
 
 ROOT = Path(__file__).parents[3]
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-HOME, SOURCE, TOOLS = "/opt/trimtab", "/opt/source", "/opt/tools"
-PATH = f"{HOME}/bin:{TOOLS}:{postgres_bin()}:/usr/sbin:/usr/bin:/sbin:/bin"
+HOME, SOURCE = "/opt/trimtab", "/opt/source"
+SITE = Path(sysconfig.get_path("purelib"))
+PATH = f"{HOME}/bin:{postgres_bin()}:/usr/sbin:/usr/bin:/sbin:/bin"
 #: What programs read of /etc that is not about this machine.
 ETC = ("passwd", "group", "nsswitch.conf", "os-release", "ld.so.conf", "ld.so.conf.d", "ld.so.cache", "services")
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 UP_S = 120
 
 
 class CannotStart(RuntimeError):
     """This machine lacks something that another one needs to run in it; the text says what."""
+
+
+def _version() -> str:
+    asked = ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 @functools.cache
@@ -37,7 +48,7 @@ def programs() -> dict[str, str]:
         raise CannotStart("not started: systemd units (only root makes and starts a host in a folder)")
     found = {name: shutil.which(name) for name in ("systemd-nspawn", "nsenter", "curl", "redis-server")}
     found["postgresql"] = str(postgres_bin() or "") or None
-    found["/usr/bin/python3"] = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else None
+    found[f"/usr/bin/python3 of version {VERSION}"] = "yes" if _version() == VERSION else None
     if absent := [name for name, path in found.items() if path is None]:
         raise CannotStart(
             f"not started: systemd units (no {', '.join(absent)}; systemd-nspawn is in systemd-container)"
@@ -80,38 +91,36 @@ class Machine:
         self.took["Trimtab installed"] = time.monotonic() - began
 
     def _install(self) -> None:
+        """The packages that these tests run with, over which ours are laid: none is copied, and no network is asked."""
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        source = self.root / SOURCE.lstrip("/")
         for name in filter(None, listed.split("\0")):
             if (ROOT / name).is_file():
-                (source / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, source / name)
-        uv = Path(sys.executable).parent / "uv"
-        if not uv.exists():
-            raise CannotStart(
-                "not started: systemd units (uv, which installs Trimtab there, is not beside this Python)"
-            )
-        (self.root / TOOLS.lstrip("/")).mkdir()
-        for program in (uv, uv.with_name("weed")):
-            shutil.copy(program, self.root / TOOLS.lstrip("/"))
-        cache = Path(os.environ.get("UV_CACHE_DIR", Path.home() / ".cache/uv"))
-        cache.mkdir(parents=True, exist_ok=True)
-        given = {name: value for name, value in os.environ.items() if name.startswith("UV_") and name != "UV_CACHE_DIR"}
-        given |= {"UV_CACHE_DIR": "/mnt", "UV_LINK_MODE": "copy", "SSL_CERT_FILE": str(CERTIFICATES)}
-        install = f"uv pip install -q --python {HOME}/bin/python --compile-bytecode --constraint constraints.txt"
-        script = f"uv venv -q --python /usr/bin/python3 {HOME} && cd {SOURCE} && {install} '.[production]' flask-wtf"
-        command = [*self._nspawn(), "--pipe", f"--bind={cache}:/mnt", "--resolv-conf=copy-host"]
-        command += [f"--setenv={name}={value}" for name, value in given.items()]
-        done = subprocess.run([*command, "sh", "-c", f"export PATH={PATH} && {script}"], capture_output=True, text=True)
-        if done.returncode:
-            raise CannotStart(f"not started: systemd units (Trimtab is not installed there: {done.stderr[-600:]})")
+                target = self.root / SOURCE.lstrip("/") / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, target)
+        self.ours.mkdir()
+        (self.root / HOME.lstrip("/") / SITE.relative_to(sys.prefix)).mkdir(parents=True)
+        for file in SITE.glob("*trimtab*.pth"):
+            (self.ours / file.name).write_text(file.read_text().replace(str(ROOT), SOURCE))
+        made = self._nspawn("--pipe", "/usr/bin/python3", "-m", "venv", "--without-pip", HOME)
+        compiled = self._nspawn("--pipe", f"{HOME}/bin/python", "-m", "compileall", "-q", SOURCE)
+        for command in (made, compiled):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise CannotStart(f"not started: systemd units (Trimtab is not installed there: {done.stderr[-600:]})")
+        own = f"#!{sys.executable}\n".encode()
+        for file in Path(sys.executable).parent.iterdir():
+            if file.name == "weed" or (file.is_file() and file.read_bytes()[: len(own)] == own):
+                target = self.root / HOME.lstrip("/") / "bin" / file.name
+                target.write_bytes(file.read_bytes().replace(own, f"#!{HOME}/bin/python\n".encode(), 1))
+                target.chmod(0o755)
 
     def start(self) -> None:
         """Boots it. Raises CannotStart if systemd does not come up in it."""
         began = time.monotonic()
         log = self.folder / "console.log"
         # Not what this machine starts: its /etc is not here, and of /usr only what the basic system needs.
-        command = [*self._nspawn(), "--private-network", "--console=pipe", "--boot", "systemd.unit=basic.target"]
+        command = self._nspawn("--private-network", "--console=pipe", "--boot", "systemd.unit=basic.target")
         with log.open("ab") as console:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
         while self("systemctl", "is-system-running").stdout.strip() not in ("running", "degraded"):
@@ -162,11 +171,17 @@ class Machine:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _nspawn(self) -> list[str]:
+    @property
+    def ours(self) -> Path:
+        """What lies over the packages of this Python."""
+        return self.folder / "ours"
+
+    def _nspawn(self, *options: str) -> list[str]:
         command = [programs()["systemd-nspawn"], "--quiet", f"--directory={self.root}", "--bind-ro=/usr"]
         command += [f"--machine=trimtab-{self.folder.name[-8:].replace('_', '-')}"]
+        command += [f"--overlay={SITE}:{self.ours}:{HOME}/{SITE.relative_to(sys.prefix)}"]
         # The manager of this machine, if it has one, need not know of it.
-        return [*command, "--register=no", "--keep-unit"]
+        return [*command, "--register=no", "--keep-unit", *options]
 
     def _first(self) -> int | None:
         """Its first process, as this machine counts."""
