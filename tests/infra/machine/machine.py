@@ -22,23 +22,18 @@ ROOT = Path(__file__).parents[3]
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 HOME, SOURCE = "/opt/trimtab", "/opt/source"
 SITE = Path(sysconfig.get_path("purelib"))
+#: This Python, there: a worker's user cannot enter somebody's home.
+BASE = sys.base_prefix if sys.base_prefix == "/usr" else "/opt/python"
+#: Where it finds its own library when it is moved.
+LIBRARIES = f"LD_LIBRARY_PATH={BASE}/lib"
 PATH = f"{HOME}/bin:{postgres_bin()}:/usr/sbin:/usr/bin:/sbin:/bin"
 #: What programs read of /etc that is not about this machine.
 ETC = ("passwd", "group", "nsswitch.conf", "os-release", "ld.so.conf", "ld.so.conf.d", "ld.so.cache", "services")
-VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 UP_S = 120
 
 
 class CannotStart(RuntimeError):
     """This machine lacks something that another one needs to run in it; the text says what."""
-
-
-def _version() -> str:
-    asked = ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-    try:
-        return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
 
 
 @functools.cache
@@ -48,7 +43,6 @@ def programs() -> dict[str, str]:
         raise CannotStart("not started: systemd units (only root makes and starts a host in a folder)")
     found = {name: shutil.which(name) for name in ("systemd-nspawn", "nsenter", "curl", "redis-server")}
     found["postgresql"] = str(postgres_bin() or "") or None
-    found[f"/usr/bin/python3 of version {VERSION}"] = "yes" if _version() == VERSION else None
     if absent := [name for name, path in found.items() if path is None]:
         raise CannotStart(
             f"not started: systemd units (no {', '.join(absent)}; systemd-nspawn is in systemd-container)"
@@ -86,6 +80,7 @@ class Machine:
         (self.root / "etc/ssl/certs").mkdir(parents=True)
         if CERTIFICATES.exists():
             shutil.copy(CERTIFICATES, self.root / str(CERTIFICATES).lstrip("/"))
+        self.write("/etc/systemd/system.conf.d/python.conf", f"[Manager]\nDefaultEnvironment={LIBRARIES}\n")
         began = time.monotonic()
         self._install()
         self.took["Trimtab installed"] = time.monotonic() - began
@@ -102,7 +97,7 @@ class Machine:
         (self.root / HOME.lstrip("/") / SITE.relative_to(sys.prefix)).mkdir(parents=True)
         for file in SITE.glob("*trimtab*.pth"):
             (self.ours / file.name).write_text(file.read_text().replace(str(ROOT), SOURCE))
-        made = self._nspawn("--pipe", "/usr/bin/python3", "-m", "venv", "--without-pip", HOME)
+        made = self._nspawn("--pipe", f"{BASE}/bin/python3", "-m", "venv", "--without-pip", HOME)
         compiled = self._nspawn("--pipe", f"{HOME}/bin/python", "-m", "compileall", "-q", SOURCE)
         for command in (made, compiled):
             done = subprocess.run(command, capture_output=True, text=True)
@@ -136,7 +131,7 @@ class Machine:
         if first is None:
             return subprocess.CompletedProcess(command, 255, "", "it is not up")
         enter = [programs()["nsenter"], "--target", str(first), "--all"]
-        enter += ["env", "--chdir=/root", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8"]
+        enter += ["env", "--chdir=/root", "-i", LIBRARIES, f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8"]
         return subprocess.run([*enter, *command], input=stdin, capture_output=True, text=True, timeout=seconds)
 
     def sh(self, script: str, seconds: float = 300) -> str:
@@ -180,6 +175,8 @@ class Machine:
         command = [programs()["systemd-nspawn"], "--quiet", f"--directory={self.root}", "--bind-ro=/usr"]
         command += [f"--machine=trimtab-{self.folder.name[-8:].replace('_', '-')}"]
         command += [f"--overlay={SITE}:{self.ours}:{HOME}/{SITE.relative_to(sys.prefix)}"]
+        if sys.base_prefix != BASE:
+            command += [f"--bind-ro={sys.base_prefix}:{BASE}", f"--setenv={LIBRARIES}"]
         # The manager of this machine, if it has one, need not know of it.
         return [*command, "--register=no", "--keep-unit", *options]
 
