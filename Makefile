@@ -33,7 +33,8 @@ check: $(READY) check-infra check-deps
 # Each file by its own tool, where that is installed.
 check-infra: $(VENV)/.infra-ready
 	@$(BIN)/python -m pytest tests/infra/iac -q -rs
-	@echo "not checked: that images build and compose starts (pytest tests/infra/containers does), a cluster's own checks"
+	@echo "not checked: that images build and compose starts (pytest tests/infra/containers does), that the units start" \
+		"(pytest tests/infra/machine -m long does), a cluster's own checks"
 
 # Pinned packages: withdrawn, known to break or to be vulnerable, under a licence that does not fit. It says what it could
 # not ask.

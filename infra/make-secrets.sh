@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the secrets of the compose stack: one file each in a folder that only you can enter. What is there is kept.
 #   ./make-secrets.sh [FOLDER]        default: secrets, beside this script
-# The keys of S3 are not made up: give them as S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY.
+# The keys of S3 are not made up: give them as S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY. REDIS is its host and port.
 set -eu
 folder=${1:-$(dirname "$0")/secrets}
 mkdir -p "$folder"
@@ -23,8 +23,8 @@ done
 # 32 bytes, as Fernet wants them. Another key later, and no block can be read.
 keep prefect_encryption_key "$(head -c 32 /dev/urandom | base64 | tr -d '\n' | tr '+/' '-_')"
 keep prefect_auth_string "trimtab:$(random)"
-keep redis_url "redis://default:$(cat "$folder/redis_password")@redis:6379/0"
-keep docket_url "redis://default:$(cat "$folder/redis_password")@redis:6379/1"
+keep redis_url "redis://default:$(cat "$folder/redis_password")@${REDIS:-redis:6379}/0"
+keep docket_url "redis://default:$(cat "$folder/redis_password")@${REDIS:-redis:6379}/1"
 for name in s3_access_key_id:S3_ACCESS_KEY_ID s3_secret_access_key:S3_SECRET_ACCESS_KEY; do
 	file=${name%%:*}
 	variable=${name#*:}

@@ -7,13 +7,26 @@ import os
 import re
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from infra.iac.tools import INFRA, run
 
 IMAGES = ("prefect", "mlflow", "worker")
+SCRIPTS = [
+    str(path.relative_to(INFRA))
+    for path in sorted(INFRA.rglob("*"))
+    if path.is_file() and path.read_bytes().startswith((b"#!/bin/sh", b"#!/usr/bin/env bash"))
+]
+NAMED = [
+    ("trimtab", "prefect-secrets"),
+    ("trimtab", "mlflow-secrets"),
+    ("trimtab", "client-secrets"),
+    ("trimtab-workers", "client-secrets"),
+]
 SET = {
     "PATH": os.environ.get("PATH", os.defpath),
     "HOME": os.environ.get("HOME", "/"),
@@ -41,7 +54,8 @@ def test_images_have_two_stages_a_user_and_a_readme(image: str) -> None:
 
 
 def test_shellcheck_finds_nothing() -> None:
-    done = run("shellcheck", "images/with-secrets", "make-secrets.sh", "postgres/databases.sh")
+    assert {"smoke.sh", "images/with-secrets", "kubernetes/secrets.sh"} <= set(SCRIPTS)
+    done = run("shellcheck", *SCRIPTS)
     assert done.returncode == 0, done.stdout
 
 
@@ -81,6 +95,63 @@ def test_kubernetes_manifests_are_valid(tmp_path: Path) -> None:
     file.write_text(built.stdout)
     done = run("kubernetes-validate", "--strict", "--quiet", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def demanded(build: str) -> dict[str, set[str]]:
+    """The keys without which pods do not start, by their Secret."""
+    found: dict[str, set[str]] = {}
+    for document in yaml.safe_load_all(build):
+        pod = document.get("spec", {}).get("template", {}).get("spec", {}) if document else {}
+        for volume in pod.get("volumes", []):
+            own = volume.get("secret")
+            parts = [one["secret"] for one in volume.get("projected", {}).get("sources", []) if "secret" in one]
+            for part in [*([own | {"name": own["secretName"]}] if own else []), *parts]:
+                if not part.get("optional"):
+                    items = part.get("items", [])
+                    assert all(one["key"] == one["path"] for one in items)
+                    found.setdefault(part["name"], set()).update(one["key"] for one in items)
+    return found
+
+
+def test_kubernetes_starts_no_server_without_its_secrets(tmp_path: Path) -> None:
+    """As compose: without the key Prefect keeps one beside what it encrypts, without a password there is no lock."""
+    built = run("kubectl", "kustomize", "kubernetes/overlays/example")
+    assert built.returncode == 0, built.stderr
+    keys = demanded(built.stdout)
+    compose = yaml.safe_load((INFRA / "compose.yaml").read_text())
+    assert keys["prefect-secrets"] == {one["target"] for one in compose["x-prefect"]["secrets"]}
+    assert "PREFECT_SERVER_ENCRYPTION_KEY" in keys["prefect-secrets"]
+    own_bucket = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert keys["mlflow-secrets"] | own_bucket == {one["target"] for one in compose["x-mlflow"]["secrets"]}
+
+    folder, lacking = tmp_path / "secrets", tmp_path / "lacking"
+    given = {"S3_ACCESS_KEY_ID": "id", "S3_SECRET_ACCESS_KEY": "key", "REDIS": "r.test:6379"}
+    for made in (folder, lacking):
+        script = [str(INFRA / "make-secrets.sh"), str(made)]
+        subprocess.run(script, env={"PATH": os.defpath, **given}, check=True, capture_output=True)
+    printed = run("sh", "kubernetes/secrets.sh", str(folder), environment=with_kubectl())
+    assert printed.returncode == 0, printed.stderr
+    secrets = [one for one in yaml.safe_load_all(printed.stdout) if one]
+    for one in secrets:
+        assert set(one["data"]) >= keys[one["metadata"]["name"]], one["metadata"]["name"]
+        assert all(one["data"].values())
+    places = [(one["metadata"]["namespace"], one["metadata"]["name"]) for one in secrets]
+    assert places == NAMED
+    assert (folder / "redis_url").read_text().endswith("@r.test:6379/0")
+    file = tmp_path / "secrets.yaml"
+    file.write_text(printed.stdout)
+    done = run("kubernetes-validate", "--strict", "--quiet", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    (lacking / "prefect_encryption_key").unlink()
+    refused = run("sh", "kubernetes/secrets.sh", str(lacking), environment=with_kubectl())
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "PREFECT_SERVER_ENCRYPTION_KEY" in refused.stderr
+
+
+def with_kubectl() -> dict[str, str]:
+    """For a script that calls kubectl by its name."""
+    return SET | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{SET['PATH']}"}
 
 
 def test_caddy_takes_the_gateway() -> None:

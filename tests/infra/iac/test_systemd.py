@@ -114,7 +114,28 @@ def test_no_secret_stands_in_a_unit_or_an_example() -> None:
             assert not [variable for variable in told if SECRET.search(variable)], name
     for name, unit in UNITS.items():
         assert not re.search(rf"^Environment=.*({SECRET.pattern})", unit, re.MULTILINE), name
-        assert not re.search(rf"^Exec\w+=.*\$\{{?\w*({SECRET.pattern})", unit, re.MULTILINE), f"{name}: a command line"
+        # systemd leaves $$ to a shell, which asks only whether there is a value.
+        assert not re.search(rf"^Exec\w+=.*(?<!\$)\$\{{?\w*({SECRET.pattern})", unit, re.MULTILINE), (
+            f"{name}: a command line"
+        )
+
+
+@pytest.mark.parametrize(
+    ("unit", "secrets"),
+    [
+        ("trimtab-prefect-migrate.service", ("PREFECT_SERVER_ENCRYPTION_KEY", "PREFECT_SERVER_API_AUTH_STRING")),
+        ("trimtab-mlflow.service", ("MLFLOW_AUTH_ADMIN_PASSWORD",)),
+    ],
+)
+def test_no_server_starts_without_its_locks(unit: str, secrets: tuple[str, ...]) -> None:
+    (asked,) = (line for line in values(unit, "ExecStartPre") if line.startswith("/bin/sh -c"))
+    script = asked.removeprefix("/bin/sh -c ").strip("'").replace("$$", "$")
+    told = dict.fromkeys(secrets, "x")
+    assert subprocess.run(["/bin/sh", "-c", script], env=told).returncode == 0
+    for name in secrets:
+        done = subprocess.run(["/bin/sh", "-c", script], env=told | {name: ""}, capture_output=True, text=True)
+        assert done.returncode != 0
+        assert f"{name}: is not set in /etc/trimtab/" in done.stderr
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -163,6 +184,17 @@ def test_systemd_understands_them_and_warns_of_nothing(installed: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_systemd_makes_their_users(tmp_path: Path) -> None:
+    if shutil.which("systemd-sysusers") is None:
+        pytest.skip("not checked: users of the units (no systemd-sysusers)")
+    (tmp_path / "etc").mkdir()
+    command = ["systemd-sysusers", f"--root={tmp_path}", str(FOLDER / "sysusers.conf")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, re.findall("not a valid.*", done.stderr)) == (0, [])
+    made = {line.partition(":")[0] for line in (tmp_path / "etc/passwd").read_text().splitlines()}
+    assert made == {_value(unit, "User") for unit in UNITS}
 
 
 @pytest.mark.parametrize("unit", UNITS)

@@ -19,6 +19,9 @@ from infra.security.planted import Planted, plant
 from topology.parts import HOST, Part, postgres_bin
 from topology.production import Production
 
+#: As it is shipped, with the cache of passwords: without it every request is a second of work.
+BASIC_AUTH = Path(__file__).parents[3] / "infra" / "images" / "mlflow" / "basic_auth.ini"
+
 #: Everything that takes a secret, by what it is for. One of PostgreSQL, Redis and S3 is also told to a client wrongly.
 NAMES = (
     "S3 access key id",
@@ -119,6 +122,7 @@ class Locked(Production):
         for name, whose in (("prefect", "Prefect's database password"), ("mlflow", "MLflow's database password")):
             self._sql(f"create role {name} login password '{self[whose]}'")
             self._sql(f"create database {name} owner {name}")
+        self._sql("create database mlflow_auth owner mlflow")
 
     def ask(self, path: str, content: object = None) -> Any:
         user, _, password = self["Prefect auth string"].partition(":")
@@ -190,11 +194,7 @@ class Locked(Production):
         command.insert(command.index("--backend-store-uri") + 1, self.mlflow_database)
         command[command.index("--app-name") + 1] = "trimtab-metrics-basic-auth"
         auth = self.folder / "basic_auth.ini"
-        auth.write_text(
-            "[mlflow]\ndefault_permission = READ\n"
-            f"database_uri = sqlite:///{self.folder / 'basic_auth.db'}\nadmin_username = admin\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        )
+        auth.write_text(BASIC_AUTH.read_text().replace("@postgres/", f"@{HOST}:{self.ports['postgresql']}/"))
         env = dict(part.env) | {
             "PGPASSWORD": self["MLflow's database password"],
             "MLFLOW_AUTH_CONFIG_PATH": str(auth),
