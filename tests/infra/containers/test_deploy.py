@@ -167,6 +167,24 @@ def test_smoke_finds_every_part_sound_by_its_public_name(deployed: Deployed) -> 
     )
 
 
+def test_pages_are_served_and_lead_nowhere_without_tls(deployed: Deployed) -> None:
+    login = deployed.stack.login()
+    user = f"{login['MLFLOW_TRACKING_USERNAME']}:{login['MLFLOW_TRACKING_PASSWORD']}"
+    for url in (f"{URLS[0]}/", f"{URLS[0]}/runs", f"{URLS[1]}/"):
+        page = deployed.person("curl", "-sS", "--fail", "--location", "--proto-redir", "=https", "--user", user, url)
+        assert "<!doctype html>" in page.lower(), url
+
+
+@pytest.mark.parametrize(("origin", "answer"), [(URLS[1], "200"), ("https://elsewhere.test", "403")])
+def test_pages_of_mlflow_may_ask_it_and_others_may_not(deployed: Deployed, origin: str, answer: str) -> None:
+    url = f"{URLS[1]}/ajax-api/2.0/mlflow/runs/search"
+    login = deployed.stack.login()
+    user = f"{login['MLFLOW_TRACKING_USERNAME']}:{login['MLFLOW_TRACKING_PASSWORD']}"
+    told = ("-H", f"Origin: {origin}", "-H", "Content-Type: application/json", "-d", '{"experiment_ids": ["0"]}')
+    said = deployed.person("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--user", user, *told, url)
+    assert said == answer
+
+
 def test_a_flow_trains_on_a_gpu_of_its_worker(deployed: Deployed) -> None:
     """Deployed from a laptop, through TLS; its data and the model are in the bucket, the model in MLflow."""
     deployed.person("trimtab", "init", "toy_recipe:toy")
