@@ -2,9 +2,10 @@
 # Asks a running stack whether it is sound: one line a part, exit code 0 if all are, 1 if one is not, 2 for a wrong call.
 #   infra/smoke.sh http://127.0.0.1:4200 http://127.0.0.1:5000 http://127.0.0.1:8333 redis://127.0.0.1:6379 postgresql://127.0.0.1:5432
 # What an http address is (Prefect, MLflow or S3) is found out. PREFECT_API_AUTH_STRING, MLFLOW_TRACKING_USERNAME and
-# MLFLOW_TRACKING_PASSWORD are used where they are set. Needs bash and curl; writes nothing anywhere.
+# MLFLOW_TRACKING_PASSWORD are used where they are set, CURL_CA_BUNDLE names the authority of https addresses if it is
+# your own. Needs bash and curl; writes nothing anywhere.
 set -uo pipefail
-[ $# -gt 0 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 command -v curl >/dev/null || { echo "smoke.sh needs curl" >&2; exit 2; }
 bad=0
 

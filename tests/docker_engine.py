@@ -134,21 +134,31 @@ def apart(engine: Engine, images: Sequence[str]) -> Iterator[tuple[Engine, list[
     """A second engine, which has networks of its own and these images of `engine`; and what a command begins with that
     is to reach its published ports. It lives in a network name space: nothing is changed on this host. Raises NoEngine.
     """
-    dockerd, absent = _dockerd(), [one for one in ("ip", "iptables", "nsenter") if shutil.which(one) is None]
+    dockerd, absent = _dockerd(), [one for one in ("docker", "ip", "iptables", "nsenter") if shutil.which(one) is None]
     if dockerd is None or os.geteuid() != 0 or absent:
-        raise NoEngine(f"an engine with networks needs root, dockerd, ip, iptables and nsenter (missing: {absent})")
+        raise NoEngine(
+            f"an engine with networks needs root, dockerd, docker, ip, iptables and nsenter (missing: {absent})"
+        )
     name = f"trimtab-test-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
         inside = ["nsenter", f"--net=/run/netns/{name}"]  # `ip netns exec` would hide the control groups
         with _started(dockerd, inside, ()) as other:
-            with contextlib.closing(engine.client()) as source, contextlib.closing(other.client()) as target:
-                for image in images:
-                    target.images.load(source.images.get(image).save(named=True))
+            _copy(engine, other, images)
             yield other, inside
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+def _copy(source: Engine, target: Engine, images: Sequence[str]) -> None:
+    """All at once: layers that they share are copied once."""
+    environments = [{**os.environ, **one.environment()} for one in (source, target)]
+    with subprocess.Popen(["docker", "save", *images], env=environments[0], stdout=subprocess.PIPE) as saved:
+        subprocess.run(
+            ["docker", "load", "--quiet"], env=environments[1], stdin=saved.stdout, check=True, capture_output=True
+        )
+    assert saved.returncode == 0
 
 
 def _no_network() -> list[str]:

@@ -82,9 +82,10 @@ def python_base(engine: Engine) -> str:
 
 
 def build(
-    engine: Engine, image: str, tag: str, context: Path = ROOT, planted: str = ""
+    engine: Engine, image: str, tag: str, context: Path, planted: str, variables: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Builds one of infra/images as its README says; `planted` is a comment in the secret pip.conf."""
+    """Builds one of infra/images as its README says, where these variables are set. `planted` is a comment in the
+    pip.conf that the build is given as a secret."""
     conf, certificates = index()
     with tempfile.TemporaryDirectory() as folder:
         (secret := Path(folder, "pip.conf")).write_text(f"{conf}# {planted}\n")
@@ -93,7 +94,7 @@ def build(
         command += ["--build-arg", f"PYTHON_IMAGE={python_base(engine)}", "--secret", f"id=pip_conf,src={secret}"]
         if certificates is not None:
             command += ["--secret", f"id=ca,src={certificates}"]
-        environment = {**os.environ, **engine.environment(), "DOCKER_BUILDKIT": "1"}
+        environment = {**os.environ, **variables, **engine.environment(), "DOCKER_BUILDKIT": "1"}
         return subprocess.run([*command, "."], cwd=context, env=environment, capture_output=True, text=True)
 
 

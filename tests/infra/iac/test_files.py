@@ -67,6 +67,17 @@ def test_compose_says_which_variables_it_needs() -> None:
         assert f"set {name}" in done.stderr
 
 
+@pytest.mark.parametrize("state", ["missing", "empty"])
+@pytest.mark.parametrize("name", sorted(DEPLOYED.keys() - {"PATH", "HOME"}))
+def test_compose_of_a_deployment_stops_at_the_variable_that_is(name: str, state: str) -> None:
+    environment = {one: value for one, value in DEPLOYED.items() if one != name} | (
+        {name: ""} if state == "empty" else {}
+    )
+    done = run("docker-compose", *DEPLOY, "config", "-q", environment=environment)
+    assert done.returncode != 0
+    assert f"set {name} to" in done.stderr
+
+
 def test_compose_of_a_deployment_publishes_nothing_but_the_gateway() -> None:
     done = run("docker-compose", *DEPLOY, "config", "--format", "json", environment=DEPLOYED)
     assert done.returncode == 0, done.stderr
@@ -170,6 +181,19 @@ def test_secrets_become_variables(tmp_path: Path) -> None:
     done = subprocess.run([*script, "env"], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert "A_SECRET is empty" in done.stderr
+
+
+def test_without_an_address_of_s3_mlflow_is_told_none() -> None:
+    """Amazon's: compose sets the variable to nothing then, which MLflow would refuse as an address."""
+    done = run("docker-compose", *DEPLOY, "config", "--format", "json", environment=DEPLOYED)
+    told = json.loads(done.stdout)["services"]["mlflow"]["environment"]["MLFLOW_S3_ENDPOINT_URL"]
+    asked = [str(INFRA / "images/with-secrets"), "env"]
+    environment = {"PATH": os.defpath, "SECRETS_FOLDER": "/nowhere", "MLFLOW_S3_ENDPOINT_URL": told}
+    assert "MLFLOW_S3" not in subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
+    environment["MLFLOW_S3_ENDPOINT_URL"] = "https://s3.test"
+    assert (
+        "https://s3.test" in subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
+    )
 
 
 def test_made_secrets_are_kept_and_shut_in(tmp_path: Path) -> None:

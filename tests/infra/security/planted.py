@@ -7,11 +7,13 @@ import gzip
 import io
 import json
 import secrets
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote, quote_plus
 
 import psutil
@@ -69,6 +71,34 @@ class Planted:
             yield from self.in_bytes(str(path).encode(), f"name of {path.relative_to(folder)}")
             if path.is_file() and not path.is_symlink():
                 yield from self.in_bytes(path.read_bytes(), str(path.relative_to(folder)))
+
+    def in_tar(self, archive: IO[bytes], place: str) -> Iterator[Find]:
+        """What is in a tar, and in the tars in it: `docker save` gives one, with one for each layer.
+
+        What a later layer takes away is still in the earlier one. Names, owners and links are searched too.
+        """
+        with tarfile.open(fileobj=archive) as members:
+            for member in members:
+                here = f"{place}/{member.name}"
+                head = [member.name, member.linkname, member.uname, member.gname, member.pax_headers]
+                yield from self.in_bytes(repr(head).encode(), f"header of {here}")
+                file = members.extractfile(member) if member.isreg() else None
+                if file is None:
+                    continue
+                if _is_tar(file):
+                    yield from self.in_tar(file, here)
+                else:
+                    yield from self.in_bytes(file.read(), here)
+
+
+def _is_tar(file: IO[bytes]) -> bool:
+    """Also one that is packed. Leaves the file at its beginning."""
+    head = file.read(262)
+    file.seek(0)
+    may_be = head[257:] == b"ustar" or head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+    found = may_be and tarfile.is_tarfile(file)
+    file.seek(0)
+    return found
 
 
 def _unpacked(content: bytes) -> Iterable[tuple[str, bytes]]:
