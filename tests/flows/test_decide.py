@@ -70,6 +70,8 @@ def test_monitoring_measures_with_and_without_labels(monitored: str) -> None:
     assert abs(figures["performance/estimated_auc"] - figures["performance/auc"]) < 0.05
     assert 0.4 < figures["drift/domain/auc"] < 0.6
     assert figures["drift/season/worst_psi"] < 0.1
+    assert (evidence.season, evidence.seasonal_performance) == ("rolling", None)
+    assert max(value for _, value in evidence.seasonal_psi) == pytest.approx(figures["drift/season/worst_psi"])
     assert evidence.estimated_performance == pytest.approx(figures["performance/estimated_auc"])
     assert evidence.as_of == "2024-04-02T00:00:00+00:00"
     assert (evidence.window_days, evidence.training_rows > 0, evidence.new_labelled_rows) == (31, True, 600)
