@@ -53,7 +53,8 @@ def take_over(run_id: str | None, now: datetime | None = None) -> list[FlowRun]:
         same = [
             run
             for run in waiting
-            if run.expected_start_time is not None
+            if run.id != ours.id
+            and run.expected_start_time is not None
             and run.expected_start_time <= moment
             and _asked(run) == _asked(ours)
             and not run.parameters.get("order")

@@ -29,6 +29,7 @@ from trimtab_flows.settle import (
     is_at_an_end,
     runs_for,
 )
+from trimtab_flows.waiting import take_over
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -176,6 +177,36 @@ def test_a_dispatch_run_that_a_person_cancels_is_a_no(
     assert (answer.kind, str(answer)) == ("refused", "a person said no")
     announce(request)
     assert announcements(client, key) == 0
+
+
+def test_a_decide_run_takes_over_those_that_wait_to_ask_the_same(client: SyncPrefectClient) -> None:
+    deployment = client.read_deployment_by_name(f"decide/{MODEL}")
+    soon, made = datetime.now(UTC) + timedelta(hours=1), []
+
+    def waits(because: str, after: timedelta = timedelta(0), **parameters: Any) -> Any:
+        run = client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters={"because": because, **parameters},
+            state=Scheduled(scheduled_time=soon + after),
+        )
+        made.append(run.id)
+        return run.id
+
+    ours, same = waits("a metric", policy=None), {waits("another metric"), waits("drift with labels", order=None)}
+    left = [
+        waits("the business", order={"kind": "forbid"}),
+        waits("a metric", policy="another"),
+        waits("a metric that has not come yet", after=timedelta(hours=2)),
+    ]
+    try:
+        taken = take_over(str(ours), now=soon + timedelta(hours=1))
+        assert {run.id for run in taken} == same
+        assert {client.read_flow_run(each).state_name for each in same} == {"Cancelled"}
+        assert {client.read_flow_run(each).state_name for each in (ours, *left)} == {"Scheduled"}
+        assert take_over(None) == []
+    finally:
+        for each in made:
+            client.delete_flow_run(each)
 
 
 def _ended(client: SyncPrefectClient, run_id: Any) -> Any:
