@@ -20,8 +20,8 @@ def resolve(policy: PolicyGiven) -> Policy:
 
     Raises:
         NotConfigured: there is no block of this name.
-        InvalidPolicy: an unknown field, or a value that is not allowed: the block may have been saved in the Prefect UI,
-            whose server knows the types of its fields alone.
+        InvalidPolicy: an unknown field, or a value that is not allowed: the block may have been saved in the Prefect
+            UI, whose server knows no more than the types of its fields.
     """
     if not isinstance(policy, str):
         return Policy.from_mapping(policy or {})
