@@ -45,8 +45,8 @@ class RetrainLost(RuntimeError):
     """A decision to retrain that no run came of, or whose runs did not end well."""
 
 
-def settle(request: RetrainRequested, timeout_s: int) -> Outcome:
-    """Wait until a decision to retrain has an outcome, announcing it as often as needed.
+def settle(request: RetrainRequested, timeout_s: int) -> Outcome | None:
+    """Wait until a decision to retrain has an outcome, announcing it as often as needed; None if a person says no.
 
     Args:
         request: the decision.
@@ -69,6 +69,8 @@ def settle(request: RetrainRequested, timeout_s: int) -> Outcome:
             attempt.send()
             logger.info("announced: retrain %s on %s (attempt %s)", request.model, request.windows, attempt.attempt)
             run = _appearing(request, known={run.id for run in runs})
+            if run is None:
+                return None
             _tell_reads(request, run)
         logger.info("waiting for %s (%s)", run.name, run.id)
         try:
@@ -162,14 +164,16 @@ def _tell_reads(request: RetrainRequested, run: FlowRun) -> None:
         get_run_logger().debug("what %s reads could not be told to the workers: %s", run.name, error)
 
 
-def _appearing(request: RetrainRequested, known: set[UUID]) -> FlowRun:
-    """The run that the automation makes of an announcement."""
+def _appearing(request: RetrainRequested, known: set[UUID]) -> FlowRun | None:
+    """The run that the automation makes of an announcement; None if a person cancels what was to make it."""
     deadline = time.monotonic() + APPEARS_WITHIN_S
     while time.monotonic() < deadline:
         for run in runs_for(request.model, request.decision):
             if run.id not in known:
                 return run
         time.sleep(0.25)
+    if is_at_an_end(request.model, request.decision):
+        return None
     raise RetrainLost(
         f"{request.model}: the decision to retrain was announced and no run came of it within {APPEARS_WITHIN_S} s; "
         "is there an enabled automation for trimtab.retrain.requested (prefect.yaml, triggers)?"
