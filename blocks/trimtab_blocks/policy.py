@@ -73,6 +73,9 @@ class RetrainPolicy(Block):
         default=0.1, ge=0, description="PSI of the scores from which predictions count as drifted"
     )
     input_psi: float = Field(default=0.25, ge=0, description="PSI from which an input counts as drifted; only reported")
+    reference: Literal["training", "season"] = Field(
+        default="training", description="What a window is compared with: training rows, or the same season before"
+    )
     confidence_z: float = Field(default=1.0, ge=0, description="Standard errors that a loss must have")
     cooldown: int = Field(default=1, ge=0, description="Windows without another decision to retrain")
     min_labelled_rows: int = Field(default=200, ge=1, description="Fewer say nothing about performance")

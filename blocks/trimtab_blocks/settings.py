@@ -154,6 +154,12 @@ class Settings(BaseSettings):
         description="Metrics that become events, by how their names begin, comma separated.",
     )
 
+    metric_spool: Path | None = Field(
+        default=None,
+        description="Folder on a disk of this host where metrics of trainings wait for MLflow; none: one in the "
+        "temporary folder, by user.",
+    )
+
     webhook_secret: SecretStr | None = Field(
         default=None, description="Shared with who signs orders of the business for `trimtab webhook`."
     )

@@ -1,6 +1,7 @@
 """What became of a decision that no run of its own came of: kept as a tag of the decision's run in MLflow.
 
-A person said no, another decision's run does the same work, or an order came before it was carried out.
+A person said no (by answering, or by cancelling the dispatch run), another decision's run does the same work, or an
+order came before it was carried out.
 """
 
 from __future__ import annotations

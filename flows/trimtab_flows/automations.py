@@ -16,9 +16,12 @@ from prefect.events import emit_event
 __all__ = [
     "DECISION_MADE",
     "LABELS_ARRIVED",
+    "LEADS",
+    "LEADS_EVERY_S",
     "METRIC_LOGGED",
     "MODEL_TRAINED",
     "ORDERS",
+    "RETRAIN_FAILED",
     "RETRAIN_REQUESTED",
     "RetrainRequested",
     "Rule",
@@ -33,6 +36,8 @@ RETRAIN_REQUESTED = "trimtab.retrain.requested"
 DECISION_MADE = "trimtab.decision.made"
 #: A model was retrained, whatever the gate said of it.
 MODEL_TRAINED = "trimtab.model.trained"
+#: A retraining ended without a verdict of the gate.
+RETRAIN_FAILED = "trimtab.retrain.failed"
 #: A window has labels enough to judge a model by; its monitoring sends it, and anyone may.
 LABELS_ARRIVED = "trimtab.labels.arrived"
 #: A point of a metric in MLflow (infra/METRIC_EVENTS.md).
@@ -41,6 +46,10 @@ METRIC_LOGGED = "trimtab.metric.logged"
 ORDERS = tuple(f"trimtab.business.{kind}" for kind in ("force", "forbid", "postpone", "withdraw"))
 
 _KIND = "event.event | replace('trimtab.business.', '')"
+
+#: Label of a metric event: ``yes`` for one a burst and ``LEADS_EVERY_S`` seconds, so that few have to be matched.
+LEADS = "trimtab.leads"
+LEADS_EVERY_S = 1.0
 
 #: Seconds that metric events are gathered for before a decision: a storm makes one decision each.
 GATHER_S = 5
@@ -178,9 +187,11 @@ def rules(
         recipe: ``module:attribute``.
         policy: name of the policy block that decides; the defaults, when not given.
         max_age_days: decide if no retraining ended for so long (the policy still has the say); None: no such rule.
-        gather_s: metric events that follow within so many seconds are decided on together.
+        gather_s: metric events that follow within so many seconds are decided on together; below ``LEADS_EVERY_S``
+            each of them sets the rule off.
         both_within_days: how near to each other drift and labels must come to count as one.
-        tell: Prefect notification blocks that tell of each decision to retrain, ``type/name``; none: no such rule.
+        tell: Prefect notification blocks, ``type/name``, that tell of each decision to retrain and of each
+            retraining's end; none: no such rules.
     """
     given = {"recipe": recipe, "policy": policy}
     found = [
@@ -192,7 +203,7 @@ def rules(
     if max_age_days is not None:
         found.append(_on_age(model, given, max_age_days))
     if tell:
-        found.append(_telling(model, tuple(tell)))
+        found += [_telling(model, tuple(tell)), _telling_of_ends(model, tuple(tell))]
     return tuple(found)
 
 
@@ -200,11 +211,23 @@ def rules(
 _FOREIGN: Mapping[str, Any] = {"trimtab.stage": "!monitor"}
 
 
+def _of_bursts(gather_s: float) -> tuple[dict[str, Any], float]:
+    """Labels of the metric events to look at, and for how many seconds one that set a rule off swallows others.
+
+    The run begins ``gather_s`` after the first. One that leads may be swallowed just before that is over; what follows
+    it without the label has to be there when the run begins.
+    """
+    if gather_s < LEADS_EVERY_S:
+        return dict(_FOREIGN), gather_s
+    return {**_FOREIGN, LEADS: "yes"}, gather_s - LEADS_EVERY_S
+
+
 def _on_metrics(model: str, given: Mapping[str, Any], gather_s: float) -> Rule:
+    labels, within_s = _of_bursts(gather_s)
     return Rule(
         f"{model}: decide on metrics",
         "A drift or performance metric that anyone logged to MLflow leads to a decision.",
-        When((METRIC_LOGGED,), _FOREIGN, within_s=gather_s),
+        When((METRIC_LOGGED,), labels, within_s=within_s),
         f"decide/{model}",
         {**given, "because": "{{ event.resource['trimtab.metric'] }} was logged"},
         after_s=gather_s,
@@ -223,7 +246,8 @@ def _dispatch(model: str) -> Rule:
 
 
 def _on_drift_with_labels(model: str, given: Mapping[str, Any], gather_s: float, within_days: float) -> Rule:
-    drift = When((METRIC_LOGGED,), {**_FOREIGN, "trimtab.metric": "drift/*"}, within_s=60)
+    labels, _ = _of_bursts(gather_s)
+    drift = When((METRIC_LOGGED,), {**labels, "trimtab.metric": "drift/*"}, within_s=60)
     return Rule(
         f"{model}: decide on drift with labels",
         "Drift, and labels enough to judge by, lead to a decision.",
@@ -270,4 +294,19 @@ def _telling(model: str, tell: tuple[str, ...]) -> Rule:
         body=f"{model}, window {{{{ event.payload.window }}}}: {{{{ event.payload.reasons | join(' ') }}}}"
         "{% if event.payload.needs_approval %} It waits for somebody to approve: its dispatch run in Prefect, Resume."
         "{% endif %}",
+    )
+
+
+def _telling_of_ends(model: str, tell: tuple[str, ...]) -> Rule:
+    return Rule(
+        f"{model}: tell of retrainings",
+        "Whom the policy names is told how each retraining ended: promoted or kept out, with the figures, or failed.",
+        When((MODEL_TRAINED, RETRAIN_FAILED)),
+        tell=tell,
+        subject=f"{model}: "
+        "{% if event.payload.outcome == 'promoted' %}version {{ event.payload.version }} is in service"
+        "{% elif event.payload.outcome == 'kept' %}the champion stays, version {{ event.payload.version }} was refused"
+        "{% else %}a retraining failed{% endif %}",
+        body=f"{model}, {{{{ event.payload.windows }}}}: {{{{ event.payload.reason }}}}"
+        "{% if event.payload.figures %} {{ event.payload.figures | join('; ') }}.{% endif %}",
     )

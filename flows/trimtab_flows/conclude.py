@@ -16,10 +16,7 @@ from trimtab_flows.history import monitored_windows
 from trimtab_flows.recipe import Recipe
 from trimtab_flows.windows import Window
 
-__all__ = ["VERDICTS", "conclude", "emit_decision", "previous_decision"]
-
-#: Verdicts in words for people.
-VERDICTS = {"retrain": "Retrain now", "later": "Retrain later", "wait": "Keep"}
+__all__ = ["conclude", "emit_decision", "previous_decision"]
 
 
 def previous_decision(recipe: Recipe, window: Window) -> Decision | None:
@@ -51,7 +48,7 @@ def conclude(run_id: str, recipe: Recipe, evidence: Evidence, policy: Policy) ->
         "trimtab.needs_approval": "yes" if decision.needs_approval else "no",
     }
     api.log_batch(run_id, tags=[RunTag(tag, text) for tag, text in tags.items()])
-    said = VERDICTS[decision.verdict]
+    said = decision.said
     create_markdown_artifact(
         markdown=f"# {said}: {recipe.name} after {window}\n\n{evidence_markdown(evidence, decision)}",
         key=f"decision-{recipe.name}-{window}".replace("_", "-").lower(),

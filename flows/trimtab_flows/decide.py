@@ -9,12 +9,13 @@ from typing import Any
 
 from mlflow.entities import Run
 from prefect import flow, get_run_logger, task
+from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from trimtab_flows import tracking
 from trimtab_flows.automations import RetrainRequested
 from trimtab_flows.conclude import conclude, emit_decision, previous_decision
-from trimtab_flows.drift.decision import Decision, Evidence, Policy
+from trimtab_flows.drift.decision import Decision, Evidence, Policy, in_words
 from trimtab_flows.drift.decision import decide as decide_on
 from trimtab_flows.faults import RETRIES
 from trimtab_flows.gather import refresh
@@ -25,6 +26,7 @@ from trimtab_flows.policies import PolicyGiven, resolve
 from trimtab_flows.recipe import Recipe
 from trimtab_flows.reported import reported
 from trimtab_flows.settle import announce, cancel_waiting, is_at_an_end, runs_for
+from trimtab_flows.waiting import take_over
 from trimtab_flows.windows import Window
 
 __all__ = ["Decided", "NotMonitored", "decide"]
@@ -114,12 +116,15 @@ def decide(
         keep_order(name, order)
         # What was decided before the order, and has not begun, is decided again with it.
         kind = str(order.get("kind"))
-        for run in cancel_waiting(name, f"an order to {kind}", kind):
+        for run in cancel_waiting(name, kind):
             get_run_logger().info("%s is cancelled: there is an order to %s", run.name, kind)
+    for run in take_over(flow_run.id if as_of is None else None):
+        get_run_logger().info("%s was to look at the same, and is cancelled", run.name)
     moment = as_of or datetime.now(UTC)
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     decided = weigh(recipe, chosen.to_plain(), because, moment)
-    get_run_logger().info("%s %s: %s. %s", decided.model, decided.window, decided.verdict, " ".join(decided.reasons))
+    said = in_words(decided.verdict, decided.at)
+    get_run_logger().info("%s %s: %s. %s", decided.model, decided.window, said, " ".join(decided.reasons))
     if decided.verdict != "wait":
         announce(
             RetrainRequested(

@@ -14,6 +14,7 @@ from trimtab_flows import tracking
 from trimtab_flows.challenges import challenges_of
 from trimtab_flows.drift.decision import Evidence
 from trimtab_flows.drift.evidence import Seen
+from trimtab_flows.drift.season import WINDOWS_OF_A_YEAR, Season, seasonal_performance
 from trimtab_flows.history import decisions_of, monitored_windows
 from trimtab_flows.order_book import orders_of
 from trimtab_flows.recipe import Recipe
@@ -42,6 +43,8 @@ def evidence_of(recipe: Recipe, window: Window, version: int, measured: Measured
         int(run.data.metrics.get("data/labelled", 0)) for label, run in earlier if Window.parse(label).start_time >= cut
     )
     missing = dict(measured.of("missing"))
+    seen = {place_of(recipe, Window.parse(label)): _seen(run, metric.name) for label, run in earlier}
+    then = seasonal_performance(seen, place_of(recipe, window), Season(WINDOWS_OF_A_YEAR[recipe.cadence]))
     evidence = Evidence(
         window=window.label,
         labelled_rows=performance.rows,
@@ -67,10 +70,15 @@ def evidence_of(recipe: Recipe, window: Window, version: int, measured: Measured
         estimated_performance=measured.estimate.value if measured.estimate else None,
         estimated_se=measured.estimate.standard_error if measured.estimate else 0.0,
         domain_auc=measured.domain.auc if measured.domain and measured.domain.known else None,
+        seasonal_performance=then[0] if then else None,
+        seasonal_se=then[1] if then else 0.0,
+        season=measured.season.kind if measured.season else "",
+        seasonal_psi=measured.seasonal_psi,
+        seasonal_prediction_psi=measured.seasonal_prediction_psi,
         missing_change=tuple(missing.items()),
         new_categories=measured.of("unseen"),
         stream_alarms=tuple(change.detector for change in measured.streams if change.worse),
-        history=tuple(_seen(run, metric.name) for _, run in earlier),
+        history=tuple(seen.values()),
         challenges=challenges_of(recipe.name, until=window.start_time),
         orders=orders_of(recipe.name),
     )
@@ -104,6 +112,7 @@ def refresh(recipe: Recipe, run: Run, champion: ModelVersion, as_of: datetime) -
             reference_se=held_out.get(f"holdout_se/{stored.metric}", 0.0),
             prediction_psi=0.0,
             prediction_js=0.0,
+            seasonal_prediction_psi=None,
             input_psi=(),
             input_js=(),
             domain_auc=None,

@@ -58,7 +58,8 @@ class RunLinks:
 class WindowRecord:
     """One monitored window: figures, the decision, and what came of it (None: no retraining, or not done yet).
 
-    ``answer`` is there where something else than a run of its own came of it: a person said no, for one.
+    ``at`` is the time of a retraining that is for later. ``answer`` is there where something else than a run of its
+    own came of it: a person said no, for one.
     """
 
     window: str
@@ -72,6 +73,7 @@ class WindowRecord:
     decision: str
     outcome: Outcome | None
     answer: Answer | None = None
+    at: str | None = None
 
     @property
     def worst_input(self) -> tuple[str, float]:
@@ -128,7 +130,7 @@ def record_of(name: str, run: Run) -> WindowRecord:
     """A monitoring run as a record."""
     tags, metrics = run.data.tags, run.data.metrics
     decision = tags["trimtab.key"]
-    retrain = tags["trimtab.verdict"] == "retrain"
+    retrain, asked_for = tags["trimtab.verdict"] == "retrain", tags["trimtab.verdict"] != "wait"
     return WindowRecord(
         window=tags["trimtab.window"],
         links=RunLinks(
@@ -142,8 +144,9 @@ def record_of(name: str, run: Run) -> WindowRecord:
         retrain=retrain,
         reasons=tuple(tags["trimtab.reasons"].split("\n")),
         decision=decision,
-        outcome=outcome_of(name, decision) if retrain else None,
-        answer=answer_of(name, decision) if retrain else None,
+        outcome=outcome_of(name, decision) if asked_for else None,
+        answer=answer_of(name, decision) if asked_for else None,
+        at=tags.get("trimtab.at") or None,
     )
 
 

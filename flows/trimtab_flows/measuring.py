@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -12,20 +13,18 @@ from trimtab_flows import runtime, tracking
 from trimtab_flows.drift.domain import DomainShift, domain_shift
 from trimtab_flows.drift.estimated import Calibration, Estimate, estimate
 from trimtab_flows.drift.performance import Interval, interval
-from trimtab_flows.drift.season import Season, SeasonalReference, seasonal, windows_needed
+from trimtab_flows.drift.season import WINDOWS_OF_A_YEAR, Season, SeasonalReference, seasonal, windows_needed
 from trimtab_flows.drift.signals import PREDICTION, Reference, Signal, measure
 from trimtab_flows.drift.streams import StreamChange, errors_of, watch
 from trimtab_flows.gather import place_of
 from trimtab_flows.ingest import FEATURES
 from trimtab_flows.recipe import Recipe
+from trimtab_flows.score import PREDICTIONS
 from trimtab_flows.steps.predictions import SCORE, Scored, scored_labels
 from trimtab_flows.train import CALIBRATION, REFERENCE
 from trimtab_flows.windows import Window
 
 __all__ = ["Measured", "figures_of", "measure_window"]
-
-#: Windows of one year, by cadence.
-_YEAR = {"day": 365, "week": 52, "month": 12}
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Measured:
     domain: DomainShift | None
     season: SeasonalReference | None
     seasonal: tuple[Signal, ...]
+    seasonal_scores: tuple[Signal, ...]
     performance: Interval
     estimate: Estimate | None
     streams: tuple[StreamChange, ...]
@@ -43,12 +43,27 @@ class Measured:
 
     def of(self, kind: str) -> tuple[tuple[str, float], ...]:
         """One figure of each input, by column."""
-        found = ((each.column, each.value) for each in self.signals if each.kind == kind)
-        return tuple(sorted(pair for pair in found if pair[0] != PREDICTION))
+        return _of_inputs(self.signals, kind)
 
     def of_predictions(self, kind: str) -> float:
         """The same of the scores."""
         return next((each.value for each in self.signals if (each.kind, each.column) == (kind, PREDICTION)), 0.0)
+
+    @property
+    def seasonal_psi(self) -> tuple[tuple[str, float], ...]:
+        """PSI of each input against its season, by column."""
+        return _of_inputs(self.seasonal, "psi")
+
+    @property
+    def seasonal_prediction_psi(self) -> float | None:
+        """The same of the scores; None when there are none to compare with."""
+        return next((each.value for each in self.seasonal_scores if each.kind == "psi"), None)
+
+
+def _of_inputs(signals: tuple[Signal, ...], kind: str) -> tuple[tuple[str, float], ...]:
+    return tuple(
+        sorted((each.column, each.value) for each in signals if each.kind == kind and each.column != PREDICTION)
+    )
 
 
 def measure_window(
@@ -60,7 +75,8 @@ def measure_window(
     reference = Reference.from_json(json.dumps(tracking.read_json(run_id, REFERENCE)))
     scores = predictions.get_column(SCORE).to_numpy()
     seen = scored_labels(recipe, frame.sort(recipe.features.event_time or "", maintain_order=True), predictions)
-    metric, season = recipe.metrics[0], _season(recipe, window)
+    metric, season = recipe.metrics[0], _season(recipe, window, FEATURES, recipe.inputs)
+    scored = _season(recipe, window, PREDICTIONS, (SCORE,))
     rows = trained.tags.get("trimtab.reference_rows")
     calibration = _calibration(run_id)
     errors = errors_of(seen.labels, seen.scores)
@@ -69,6 +85,7 @@ def measure_window(
         domain=domain_shift(runtime.library().get(rows), frame, recipe.inputs) if rows else None,
         season=season,
         seasonal=measure(season.reference, frame, scores) if season else (),
+        seasonal_scores=measure(scored.reference, predictions, scores) if scored else (),
         performance=interval(seen.labels, seen.scores, metric, seen.days),
         estimate=estimate(calibration, scores, metric) if calibration else None,
         streams=tuple(watch(errors, detector) for detector in ("adwin", "page-hinkley")),
@@ -83,17 +100,17 @@ def _calibration(run_id: str) -> Calibration | None:
         return None
 
 
-def _season(recipe: Recipe, window: Window) -> SeasonalReference | None:
-    """What the same time of the year, or the windows before, looked like."""
-    season = Season(period=_YEAR[recipe.cadence])
+def _season(recipe: Recipe, window: Window, table: str, columns: Sequence[str]) -> SeasonalReference | None:
+    """What a table looked like at the same time of the year, or in the windows before."""
+    season = Season(WINDOWS_OF_A_YEAR[recipe.cadence])
     first, place = Window.parse(recipe.start).start, place_of(recipe, window)
     places = dict(enumerate(Window(first, window.end).split(recipe.cadence)))
     catalog, history = runtime.catalog(recipe.name), {}
     for needed in windows_needed(place, season):
-        entry = catalog.find(FEATURES, places[needed])
+        entry = catalog.find(table, places[needed])
         if entry is not None:
             history[needed] = runtime.library().get(entry.digest)
-    return seasonal(history, recipe.inputs, place, season)
+    return seasonal(history, columns, place, season)
 
 
 def figures_of(recipe: Recipe, measured: Measured) -> dict[str, float]:
@@ -106,10 +123,12 @@ def figures_of(recipe: Recipe, measured: Measured) -> dict[str, float]:
     if measured.domain is not None and measured.domain.known:
         found["drift/domain/auc"] = measured.domain.auc
         found["drift/domain/auc_low"] = measured.domain.low
-    inputs = [each.value for each in measured.seasonal if each.kind == "psi" and each.column != PREDICTION]
+    inputs = [value for _, value in measured.seasonal_psi]
     if inputs:
         found["drift/season/worst_psi"] = max(inputs)
         found["drift/season/mean_psi"] = sum(inputs) / len(inputs)
+    if measured.seasonal_prediction_psi is not None:
+        found["drift/season/prediction_psi"] = measured.seasonal_prediction_psi
     for change in measured.streams:
         found[f"drift/stream/{change.detector}"] = float(change.worse)
     name, seen = recipe.metrics[0].name, measured.seen

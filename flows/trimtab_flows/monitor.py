@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from trimtab_flows import runtime, tracking
 from trimtab_flows.automations import LABELS_ARRIVED, RetrainRequested, resource_of
-from trimtab_flows.conclude import VERDICTS, conclude, emit_decision
+from trimtab_flows.conclude import conclude, emit_decision
 from trimtab_flows.drift.charts import drift_markdown, drift_svg
-from trimtab_flows.drift.decision import Decision, Policy
+from trimtab_flows.drift.decision import Decision, Policy, in_words
 from trimtab_flows.faults import RETRIES
 from trimtab_flows.gather import evidence_of, place_of
 from trimtab_flows.history import MONITOR
@@ -139,7 +139,7 @@ def monitor(recipe: str, window: str, policy: PolicyGiven = None) -> Monitored:
     plain = resolve(policy).to_plain() if isinstance(policy, str) else (policy or {})
     resolve(plain)
     monitored = measure_and_decide(recipe, window, plain)
-    said = VERDICTS[monitored.verdict].lower()
+    said = in_words(monitored.verdict, monitored.at)
     get_run_logger().info("%s %s: %s. %s", monitored.model, window, said, " ".join(monitored.reasons))
     if monitored.verdict != "wait":
         announce(monitored.request(recipe))

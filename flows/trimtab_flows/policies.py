@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from trimtab_blocks.policy import RetrainPolicy
-from trimtab_flows.drift.decision import Policy
+from trimtab_flows.drift.decision import InvalidPolicy, Policy
 from trimtab_flows.runtime import NotConfigured
 
 __all__ = ["PolicyGiven", "resolve"]
@@ -18,7 +20,8 @@ def resolve(policy: PolicyGiven) -> Policy:
 
     Raises:
         NotConfigured: there is no block of this name.
-        InvalidPolicy: an unknown field, or a value that is not allowed.
+        InvalidPolicy: an unknown field, or a value that is not allowed: the block may have been saved in the Prefect
+            UI, whose server knows no more than the types of its fields.
     """
     if not isinstance(policy, str):
         return Policy.from_mapping(policy or {})
@@ -29,4 +32,11 @@ def resolve(policy: PolicyGiven) -> Policy:
             f"the Prefect server has no block {RetrainPolicy.get_block_type_slug()}/{policy}: "
             f"save one (`trimtab policy save {policy} FILE`)"
         ) from error
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        first = error.__cause__.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        said = f"field {field}: {first['msg']}" if field else first["msg"].removeprefix("Value error, ")
+        raise InvalidPolicy(f"policy block {RetrainPolicy.get_block_type_slug()}/{policy}: {said}") from None
     return Policy.from_mapping(block.plain())

@@ -34,9 +34,12 @@ def reported(recipe: Recipe, monitored: Run, evidence: Evidence) -> Evidence:
         )
     psi = {name.removeprefix("drift/psi/"): value for name, value in figures.items() if name.startswith("drift/psi/")}
     if psi:
-        prediction = psi.pop("prediction", evidence.prediction_psi)
+        # What was reported counts, whatever the policy compares with: our own of the season gives way to it.
+        season = tuple((column, value) for column, value in evidence.seasonal_psi if column not in psi)
+        if "prediction" in psi:
+            evidence = replace(evidence, prediction_psi=psi.pop("prediction"), seasonal_prediction_psi=None)
         inputs = tuple(sorted({**dict(evidence.input_psi), **psi}.items()))
-        evidence = replace(evidence, prediction_psi=prediction, input_psi=inputs)
+        evidence = replace(evidence, input_psi=inputs, seasonal_psi=season)
     return evidence
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.events import emit_event
+from prefect.flows import Flow
 from pydantic import BaseModel
 
 from trimtab_flows import tracking
-from trimtab_flows.automations import MODEL_TRAINED, resource_of
-from trimtab_flows.evaluate import evaluate
+from trimtab_flows.automations import MODEL_TRAINED, RETRAIN_FAILED, resource_of
+from trimtab_flows.evaluate import Evaluation, evaluate
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.promote import promote
 from trimtab_flows.train import train
@@ -27,7 +29,22 @@ class Retrained(BaseModel, frozen=True):
     reason: str
 
 
-@flow(name="retrain", flow_run_name="retrain on {windows}", persist_result=True)
+def tell_of_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """A hook: a retraining that fails is an event too. One that crashed is none: it may go on, elsewhere."""
+    given = flow_run.parameters
+    emit_event(
+        RETRAIN_FAILED,
+        resource=resource_of(load_recipe(given["recipe"]).recipe.name),
+        payload={
+            "outcome": state.name,
+            "decision": given.get("decision"),
+            "windows": given["windows"],
+            "reason": f"{flow_run.name} {str(state.name).lower()}: {state.message}",
+        },
+    )
+
+
+@flow(name="retrain", flow_run_name="retrain on {windows}", persist_result=True, on_failure=[tell_of_failure])
 def retrain(
     recipe: str,
     windows: str,
@@ -59,7 +76,28 @@ def retrain(
     emit_event(
         MODEL_TRAINED,
         resource=resource_of(name),
-        payload={"version": trained.version, "outcome": outcome, "decision": decision, "windows": windows},
+        payload={
+            "version": trained.version,
+            "outcome": outcome,
+            "decision": decision,
+            "windows": windows,
+            "reason": evaluation.reason,
+            "champion": evaluation.champion,
+            "figures": figures_of(evaluation),
+        },
     )
     get_run_logger().info("%s version %s %s: %s", name, version, outcome, evaluation.reason)
     return Retrained(model=name, version=trained.version, outcome=outcome, reason=evaluation.reason)
+
+
+def figures_of(evaluation: Evaluation) -> list[str]:
+    """Each metric of the challenger beside the champion's, in words for people."""
+    found = []
+    for name, each in evaluation.metrics.items():
+        before, now, difference = each["champion"], each["challenger"], each["difference"]
+        if now is None:
+            continue
+        beside = "" if before is None else f", the champion {before:.4f}"
+        better = "" if difference is None else f" ({difference:+.4f})"
+        found.append(f"{name} {now:.4f}{beside}{better}")
+    return found

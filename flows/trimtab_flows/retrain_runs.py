@@ -30,6 +30,7 @@ __all__ = [
     "MAX_ATTEMPTS",
     "age",
     "cancel",
+    "cancelled_by_hand",
     "is_dispatched",
     "one_at_a_time",
     "open_questions",
@@ -52,6 +53,9 @@ _TURN_WITHIN_S = 90
 _TURN_ENDS_AFTER_S = 60
 
 _OPEN = sorted(set(StateType) - TERMINAL_STATES)
+
+#: How the reason begins that runs are cancelled with to make way for an order of the business.
+_FOR_AN_ORDER = "an order to "
 
 
 def run_key(decision: str, attempt: int) -> str:
@@ -91,13 +95,29 @@ def open_questions(client: SyncPrefectClient, model: str) -> list[FlowRun]:
     return sorted(found, key=age)
 
 
+def cancelled_by_hand(client: SyncPrefectClient, model: str, decision: str) -> FlowRun | None:
+    """The dispatch run of a decision that a person cancelled before it made its retrain run, if there is one.
+
+    One that was cancelled for an order is none of them; nor is one whose announcement had its run by another.
+    """
+    made = {run.idempotency_key for run in runs_of(decision)}
+    for run in _pages(client, _flow("dispatch"), _in([StateType.CANCELLED])):
+        given, why = run.parameters, (run.state.message if run.state else None) or ""
+        if (given.get("model"), given.get("decision")) != (model, decision) or why.startswith(_FOR_AN_ORDER):
+            continue
+        if run_key(decision, given.get("attempt", 1)) not in made:
+            return run
+    return None
+
+
 def age(run: FlowRun) -> tuple[str, UUID]:
     """Orders runs by when they were made; no two are equal."""
     return (run.created.isoformat() if run.created else "", run.id)
 
 
-def cancel(client: SyncPrefectClient, runs: Sequence[FlowRun], why: str) -> list[FlowRun]:
-    """Cancel runs that have not started; which of them were."""
+def cancel(client: SyncPrefectClient, runs: Sequence[FlowRun], order: str) -> list[FlowRun]:
+    """Cancel runs that have not started, for an order of this kind; which of them were."""
+    why = f"{_FOR_AN_ORDER}{order}"
     return [
         run for run in runs if client.set_flow_run_state(run.id, Cancelled(message=why)).status == SetStateStatus.ACCEPT
     ]

@@ -22,7 +22,14 @@ from trimtab_flows.answers import Answer, answer_of, keep_answer
 from trimtab_flows.automations import RetrainRequested
 from trimtab_flows.history import Outcome, outcome_of
 from trimtab_flows.locality import reads, tell_reads
-from trimtab_flows.retrain_runs import MAX_ATTEMPTS, cancel, open_questions, runs_of, waiting_runs
+from trimtab_flows.retrain_runs import (
+    MAX_ATTEMPTS,
+    cancel,
+    cancelled_by_hand,
+    open_questions,
+    runs_of,
+    waiting_runs,
+)
 
 __all__ = ["RetrainLost", "announce", "cancel_waiting", "is_acted_on", "is_at_an_end", "runs_for", "settle"]
 
@@ -38,8 +45,8 @@ class RetrainLost(RuntimeError):
     """A decision to retrain that no run came of, or whose runs did not end well."""
 
 
-def settle(request: RetrainRequested, timeout_s: int) -> Outcome:
-    """Wait until a decision to retrain has an outcome, announcing it as often as needed.
+def settle(request: RetrainRequested, timeout_s: int) -> Outcome | None:
+    """Wait until a decision to retrain has an outcome, announcing it as often as needed; None if a person says no.
 
     Args:
         request: the decision.
@@ -62,6 +69,8 @@ def settle(request: RetrainRequested, timeout_s: int) -> Outcome:
             attempt.send()
             logger.info("announced: retrain %s on %s (attempt %s)", request.model, request.windows, attempt.attempt)
             run = _appearing(request, known={run.id for run in runs})
+            if run is None:
+                return None
             _tell_reads(request, run)
         logger.info("waiting for %s (%s)", run.name, run.id)
         try:
@@ -93,7 +102,19 @@ def _again(request: RetrainRequested) -> int:
 def is_at_an_end(model: str, decision: str) -> bool:
     """Whether there is nothing more to come of a decision: a version came of it, a person said no, or an order came."""
     answer = answer_of(model, decision)
-    return (answer is not None and answer.kind != "joined") or outcome_of(model, decision) is not None
+    if (answer is not None and answer.kind != "joined") or outcome_of(model, decision) is not None:
+        return True
+    return answer is None and _was_cancelled(model, decision)
+
+
+def _was_cancelled(model: str, decision: str) -> bool:
+    """Whether a person cancelled what was to make the run: that is a no, and it is kept like one."""
+    with get_client(sync_client=True) as client:
+        cancelled = cancelled_by_hand(client, model, decision)
+    if cancelled is None or cancelled.state is None:
+        return False
+    keep_answer(model, decision, Answer("refused", at=cancelled.state.timestamp.isoformat()))
+    return True
 
 
 def runs_for(model: str, decision: str) -> list[FlowRun]:
@@ -117,15 +138,18 @@ def is_acted_on(model: str, decision: str, verdict: str) -> bool:
     if outcome_of(model, decision) is not None:
         return True
     runs = runs_for(model, decision)
-    return any(run.state_type != StateType.CANCELLED for run in runs) if runs else verdict == "retrain"
+    if runs:
+        return any(run.state_type != StateType.CANCELLED for run in runs)
+    return verdict == "retrain" or _was_cancelled(model, decision)
 
 
-def cancel_waiting(model: str, why: str, order: str) -> list[FlowRun]:
-    """Take back what was decided and has not begun: retrain runs that wait, and questions to a person."""
+def cancel_waiting(model: str, order: str) -> list[FlowRun]:
+    """Take back what was decided and has not begun, for an order of this kind: retrain runs that wait, and questions
+    to a person."""
     with get_client(sync_client=True) as client:
-        cancelled = cancel(client, waiting_runs(client, model), why)
+        cancelled = cancel(client, waiting_runs(client, model), order)
         asked = [run for run in open_questions(client, model) if run.state_type == StateType.PAUSED]
-        for question in cancel(client, asked, why):
+        for question in cancel(client, asked, order):
             keep_answer(model, str(question.parameters["decision"]), Answer("overtaken", order))
             cancelled.append(question)
     return cancelled
@@ -140,14 +164,16 @@ def _tell_reads(request: RetrainRequested, run: FlowRun) -> None:
         get_run_logger().debug("what %s reads could not be told to the workers: %s", run.name, error)
 
 
-def _appearing(request: RetrainRequested, known: set[UUID]) -> FlowRun:
-    """The run that the automation makes of an announcement."""
+def _appearing(request: RetrainRequested, known: set[UUID]) -> FlowRun | None:
+    """The run that the automation makes of an announcement; None if a person cancels what was to make it."""
     deadline = time.monotonic() + APPEARS_WITHIN_S
     while time.monotonic() < deadline:
         for run in runs_for(request.model, request.decision):
             if run.id not in known:
                 return run
         time.sleep(0.25)
+    if is_at_an_end(request.model, request.decision):
+        return None
     raise RetrainLost(
         f"{request.model}: the decision to retrain was announced and no run came of it within {APPEARS_WITHIN_S} s; "
         "is there an enabled automation for trimtab.retrain.requested (prefect.yaml, triggers)?"

@@ -18,7 +18,7 @@ from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import INPUTS, TASK_SOURCE
 from pydantic import BaseModel
 
-from trimtab_flows import runtime, tracking
+from trimtab_flows import progress, runtime, tracking
 from trimtab_flows.drift.estimated import calibrate
 from trimtab_flows.drift.gate import standard_error
 from trimtab_flows.drift.reference import sample_rows
@@ -146,7 +146,8 @@ def _train_and_log(
         tracking.log_inputs(run_id, digests, source=f"store://{recipe.name}/{FEATURES}")
         api.log_batch(run_id, params=[Param(name, str(value)) for name, value in {**parameters, "seed": seed}.items()])
         frame = join_features(tuple(digests.values()))
-        fitted = fit(recipe, frame, Window.parse(windows).end_time, parameters, seed, resources)
+        with progress.logging_to(run_id):
+            fitted = fit(recipe, frame, Window.parse(windows).end_time, parameters, seed, resources)
         _log_fitted(run_id, recipe, fitted, manifest)
 
 

@@ -51,17 +51,16 @@ def row(record: WindowRecord, metric: str) -> tuple[str, ...]:
         "-" if value is None else f"{value:.3f}",
         "-" if score_psi is None else f"{score_psi:.3f}",
         f"{column} {psi:.2f}" if column else "-",
-        "retrain" if record.retrain else "keep",
+        "retrain" if record.retrain else f"at {record.at[:16].replace('T', ' ')}" if record.at else "keep",
         _outcome(record),
     )
 
 
 def _outcome(record: WindowRecord) -> str:
     """What came of the decision, in a few words."""
-    if not record.retrain:
-        return ""
     if record.outcome is None:
-        return "under way" if record.answer is None else str(record.answer)
+        waits = "under way" if record.retrain else ""
+        return waits if record.answer is None else str(record.answer)
     return f"v{record.outcome.version} {'promoted' if record.outcome.promoted else 'refused'}"
 
 

@@ -34,6 +34,7 @@ def test_a_full_policy_comes_through():
         "needs_approval": True,
         "max_age": None,
         "max_age_days": 90,
+        "reference": "season",
     }
     assert Policy.from_mapping(RetrainPolicy(**given).plain()) == Policy.from_mapping(given)
 
@@ -44,6 +45,7 @@ def test_a_full_policy_comes_through():
         ("enter_loss", {"enter_loss": -1}),
         ("drifted_enter_loss", {"drifted_enter_loss": 0.5}),
         ("leave_loss", {"leave_loss": 0.025}),
+        ("reference", {"reference": "moon"}),
         ("cooldown", {"cooldown": 1.5}),
         ("min_labelled_rows", {"min_labelled_rows": 0}),
         ("max_age", {"max_age": 0}),

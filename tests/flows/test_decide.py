@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 
 from trimtab_flows import tracking
 from trimtab_flows.answers import Answer, answer_of, keep_answer
+from trimtab_flows.catalog import NotIngested
 from trimtab_flows.decide import NotMonitored, decide
 from trimtab_flows.dispatch import merge
-from trimtab_flows.drift.decision import Decision, Evidence, InvalidRecord, Policy
+from trimtab_flows.drift.decision import Decision, Evidence, InvalidPolicy, InvalidRecord, Policy
 from trimtab_flows.drift.decision import decide as decide_on
 from trimtab_flows.ingest import ingest
 from trimtab_flows.monitor import monitor
@@ -70,6 +73,8 @@ def test_monitoring_measures_with_and_without_labels(monitored: str) -> None:
     assert abs(figures["performance/estimated_auc"] - figures["performance/auc"]) < 0.05
     assert 0.4 < figures["drift/domain/auc"] < 0.6
     assert figures["drift/season/worst_psi"] < 0.1
+    assert (evidence.season, evidence.seasonal_performance) == ("rolling", None)
+    assert max(value for _, value in evidence.seasonal_psi) == pytest.approx(figures["drift/season/worst_psi"])
     assert evidence.estimated_performance == pytest.approx(figures["performance/estimated_auc"])
     assert evidence.as_of == "2024-04-02T00:00:00+00:00"
     assert (evidence.window_days, evidence.training_rows > 0, evidence.new_labelled_rows) == (31, True, 600)
@@ -174,6 +179,14 @@ def test_a_policy_is_loaded_from_its_block_and_an_unknown_one_is_named(monitored
     assert resolve("tests-r1").regions == ("eu",)
     with pytest.raises(NotConfigured, match="no block trimtab-retraining-policy/nobody"):
         resolve("nobody")
+    # As the UI saves it, with no more than types to check.
+    with get_client(sync_client=True) as client:
+        document = client.read_block_document_by_name("tests", "trimtab-retraining-policy")
+        for data, said in (({"cooldown": -1}, "field cooldown: "), ({"priority": "extreme"}, "priority is 'extreme'")):
+            address = f"/block_documents/{document.id}"
+            client.request("PATCH", address, json={"data": data, "merge_existing_data": False}).raise_for_status()
+            with pytest.raises(InvalidPolicy, match=f"policy block trimtab-retraining-policy/tests: {said}"):
+                resolve("tests")
 
 
 def test_every_decision_is_an_event(monitored: str) -> None:
@@ -181,6 +194,29 @@ def test_every_decision_is_an_event(monitored: str) -> None:
     with get_client(sync_client=True) as client:
         events = client.request("POST", "/events/filter", json=body).json()["events"]
     assert {event["payload"]["verdict"] for event in events} >= {"wait"}
+
+
+def test_how_a_retraining_ended_is_an_event_with_its_figures(monitored: str) -> None:
+    trained = wait_for_event("trimtab.model.trained")
+    assert (trained["decision"], trained["outcome"], trained["champion"]) == ("first", "promoted", None)
+    assert trained["figures"][0].startswith("auc 0.")
+    assert trained["reason"]
+    with pytest.raises(NotIngested):
+        retrain(STEADY, "2031-01", decision="of nothing")
+    failed = wait_for_event("trimtab.retrain.failed")
+    assert (failed["decision"], failed["windows"], failed["outcome"]) == ("of nothing", "2031-01", "Failed")
+    assert "2031-01" in failed["reason"]
+
+
+def wait_for_event(name: str) -> dict[str, Any]:
+    body = {"filter": {"event": {"name": [name]}, "resource": {"id": [f"trimtab.model.{MODEL}"]}}}
+    end = time.monotonic() + 60
+    with get_client(sync_client=True) as client:
+        while not (events := client.request("POST", "/events/filter", json=body).json()["events"]):
+            assert time.monotonic() < end, name
+            time.sleep(0.2)
+    payload: dict[str, Any] = events[0]["payload"]
+    return payload
 
 
 def test_resources_of_the_policy_lie_over_those_of_the_deployment() -> None:

@@ -13,14 +13,23 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Cancelling, Scheduled
 
 from trimtab_flows import tracking
 from trimtab_flows.answers import answer_of
 from trimtab_flows.automations import RETRAIN_REQUESTED, RetrainRequested
 from trimtab_flows.dispatch import dispatch
 from trimtab_flows.retrain_runs import open_questions, runs_of
-from trimtab_flows.settle import LOST_AFTER_S, _again, announce, cancel_waiting, is_at_an_end, runs_for
+from trimtab_flows.settle import (
+    LOST_AFTER_S,
+    _again,
+    announce,
+    cancel_waiting,
+    is_acted_on,
+    is_at_an_end,
+    runs_for,
+)
+from trimtab_flows.waiting import take_over
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -139,11 +148,65 @@ def test_an_order_takes_a_question_back(client: SyncPrefectClient, decided: Call
     (question,) = wait_for(
         lambda: [run for run in open_questions(client, MODEL) if run.state and run.state.is_paused()], "the question"
     )
-    assert question.id in [run.id for run in cancel_waiting(MODEL, "an order to forbid", "forbid")]
+    assert question.id in [run.id for run in cancel_waiting(MODEL, "forbid")]
     answer = answer_of(MODEL, key)
     assert answer is not None
     assert (answer.kind, answer.by) == ("overtaken", "forbid")
     assert client.read_flow_run(question.id).state_name == "Cancelled"
+
+
+@pytest.mark.parametrize("approval", [True, False])
+def test_a_dispatch_run_that_a_person_cancels_is_a_no(
+    client: SyncPrefectClient, decided: Callable[[str], str], approval: bool
+) -> None:
+    """As the Prefect UI cancels; the run is for later, so that no worker takes it in this test."""
+    key = decided(f"to be cancelled, approval {approval}")
+    request = RetrainRequested(MODEL, RECIPE, "2013-06", key, ("a test",), at=LATER, needs_approval=approval)
+    deployment = client.read_deployment_by_name(f"dispatch/{MODEL}")
+    parameters = {name: value for name, value in request.payload.items() if name != "reasons"}
+    question = client.create_flow_run_from_deployment(
+        deployment.id, parameters=parameters, state=Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
+    )
+    assert not is_at_an_end(MODEL, key)
+    client.set_flow_run_state(question.id, Cancelling())
+    assert client.read_flow_run(question.id).state_name == "Cancelled"
+    assert is_acted_on(MODEL, key, "later")
+    assert is_at_an_end(MODEL, key)
+    answer = answer_of(MODEL, key)
+    assert answer is not None
+    assert (answer.kind, str(answer)) == ("refused", "a person said no")
+    announce(request)
+    assert announcements(client, key) == 0
+
+
+def test_a_decide_run_takes_over_those_that_wait_to_ask_the_same(client: SyncPrefectClient) -> None:
+    deployment = client.read_deployment_by_name(f"decide/{MODEL}")
+    soon, made = datetime.now(UTC) + timedelta(hours=1), []
+
+    def waits(because: str, after: timedelta = timedelta(0), **parameters: Any) -> Any:
+        run = client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters={"because": because, **parameters},
+            state=Scheduled(scheduled_time=soon + after),
+        )
+        made.append(run.id)
+        return run.id
+
+    ours, same = waits("a metric", policy=None), {waits("another metric"), waits("drift with labels", order=None)}
+    left = [
+        waits("the business", order={"kind": "forbid"}),
+        waits("a metric", policy="another"),
+        waits("a metric that has not come yet", after=timedelta(hours=2)),
+    ]
+    try:
+        taken = take_over(str(ours), now=soon + timedelta(hours=1))
+        assert {run.id for run in taken} == same
+        assert {client.read_flow_run(each).state_name for each in same} == {"Cancelled"}
+        assert {client.read_flow_run(each).state_name for each in (ours, *left)} == {"Scheduled"}
+        assert take_over(None) == []
+    finally:
+        for each in made:
+            client.delete_flow_run(each)
 
 
 def _ended(client: SyncPrefectClient, run_id: Any) -> Any:

@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
 from blocks.tcp_proxy import Fault, Proxy, http
 from infra.metric_events.servers import Server, mlflow_server
+from trimtab_flows import progress
 from trimtab_flows.spool import MetricSpool, Replayed, SpoolFull, replay
 from trimtab_flows.spool.journal import Entry, Journal
 from trimtab_flows.spool.sending import Answer, answer_of
@@ -88,6 +90,28 @@ def test_an_outage_costs_training_nothing_and_loses_nothing(
     proxy.heal()
     assert spool.close() == Replayed(300, 0, 0)
     assert steps(client, run_id, "loss") == list(range(300))
+
+
+def test_what_a_recipe_logs_in_its_training_outlives_an_outage(
+    tmp_path: Path, proxy: Proxy, client: MlflowClient, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIMTAB_METRIC_SPOOL", str(tmp_path / "spool"))
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(proxy.url)
+    try:
+        progress.log({"loss": 9.0}, 0)
+        proxy.fail(GONE)
+        with progress.logging_to(run_id, waits_s=0.1):
+            for step in range(5):
+                progress.log({"loss": step}, step)
+        assert steps(client, run_id, "loss") == []
+        proxy.heal()
+        # The next training of this host sends what the one before it could not.
+        with progress.logging_to(str(client.create_run("0").info.run_id)):
+            pass
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert steps(client, run_id, "loss") == list(range(5))
 
 
 def test_an_answer_that_was_lost_makes_no_second_point(

@@ -139,6 +139,9 @@ def _figures(evidence: Evidence, decision: Decision) -> list[tuple[str, str]]:
         (f"{evidence.metric} estimated without labels", evidence.estimated_performance),
         ("labelled rows", evidence.labelled_rows),
         ("PSI of predictions", evidence.prediction_psi),
+        (f"worst PSI of an input against the season ({evidence.season})", _worst(evidence.seasonal_psi)),
+        ("PSI of predictions against the season", evidence.seasonal_prediction_psi),
+        (f"{evidence.metric} at the same time a season ago", evidence.seasonal_performance),
         ("AUC of window against training rows", evidence.domain_auc),
         ("detectors in alarm", ", ".join(evidence.stream_alarms) or None),
         ("days since the champion's data ended", evidence.champion_age_days),
@@ -151,6 +154,10 @@ def _figures(evidence: Evidence, decision: Decision) -> list[tuple[str, str]]:
         for name, value in found
         if value is not None
     ]
+
+
+def _worst(figures: Sequence[tuple[str, float]]) -> float | None:
+    return max((value for _, value in figures), default=None)
 
 
 def evidence_svg(evidence: Evidence, decision: Decision) -> str:

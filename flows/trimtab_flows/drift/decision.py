@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ __all__ = [
     "Policy",
     "Seen",
     "decide",
+    "in_words",
 ]
 
 #: How many drifted inputs a reason names.
@@ -97,6 +98,11 @@ class Decision:
         return self.verdict == "retrain"
 
     @property
+    def said(self) -> str:
+        """The verdict in words for people."""
+        return in_words(self.verdict, self.at)
+
+    @property
     def resources(self) -> dict[str, Any]:
         """What the retrain run asks for on top of its recipe, as the ``resources`` job variable has it."""
         found: dict[str, Any] = {"priority": self.priority}
@@ -143,9 +149,10 @@ def decide(evidence: Evidence, previous: Decision | None, policy: Policy) -> Dec
         previous: the decision about the window before; None for the first.
         policy: when to retrain.
     """
+    evidence, words = _compared_with(evidence, policy)
     replaced = previous is not None and evidence.champion_age <= previous.champion_age
     before = previous is not None and previous.alarmed and not replaced
-    alarmed, why = _alarm(evidence, before, policy)
+    alarmed, why = _alarm(evidence, before, policy, words)
     reasons = [why]
     orders = standing(evidence.orders, evidence.moment, evidence.last_retrain)
     weighed = _weigh(evidence, policy)
@@ -153,7 +160,7 @@ def decide(evidence: Evidence, previous: Decision | None, policy: Policy) -> Dec
         reasons.append(weighed.said(policy))
     asked_for = alarmed if weighed is None else weighed.pays
     wanted = _wanted(evidence, policy, asked_for, orders, reasons)
-    reasons += _drifted_inputs(evidence, policy)
+    reasons += _drifted_inputs(evidence, policy, words)
     verdict, at = _when(evidence, policy, orders, reasons) if wanted else ("wait", None)
     start = at if verdict == "later" else evidence.moment
     deadline = None
@@ -178,6 +185,35 @@ def decide(evidence: Evidence, previous: Decision | None, policy: Policy) -> Dec
         tell=policy.tell,
         policy=policy.digest,
     )
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What figures were compared with, for the reasons."""
+
+    performance: str = "seen when the champion was made"
+    predictions: str = ""
+    inputs: str = ""
+
+
+def _compared_with(evidence: Evidence, policy: Policy) -> tuple[Evidence, _Words]:
+    """The evidence against the reference that the policy names: whatever the season does not tell stays as it was."""
+    if policy.reference != "season":
+        return evidence, _Words()
+    words, season = _Words(), " against the season"
+    if evidence.seasonal_performance is not None:
+        evidence = replace(
+            evidence, reference_performance=evidence.seasonal_performance, reference_se=evidence.seasonal_se
+        )
+        words = replace(words, performance="of the same time a season ago")
+    if evidence.seasonal_prediction_psi is not None:
+        evidence = replace(evidence, prediction_psi=evidence.seasonal_prediction_psi)
+        words = replace(words, predictions=season)
+    if evidence.season:
+        psi = {**dict(evidence.input_psi), **dict(evidence.seasonal_psi)}
+        evidence = replace(evidence, input_psi=tuple(psi.items()))
+        words = replace(words, inputs=season)
+    return evidence, words
 
 
 @dataclass(frozen=True)
@@ -217,6 +253,13 @@ def _weigh(evidence: Evidence, policy: Policy) -> _Weighed | None:
     money = gain.mean * worth
     likely = gain.above(policy.cost / worth) if worth else 0.0
     return _Weighed(gain, money, policy.cost, likely if money > policy.cost else 1 - likely, days)
+
+
+def in_words(verdict: str, at: str | None) -> str:
+    """A verdict for people, with the time of a later one."""
+    if verdict == "later" and at:
+        return f"Retrain at {datetime.fromisoformat(at).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return {"retrain": "Retrain now", "later": "Retrain later", "wait": "Keep"}[verdict]
 
 
 def _text(moment: datetime | None) -> str | None:
@@ -311,7 +354,7 @@ def _too_old(evidence: Evidence, policy: Policy) -> str | None:
     return f"The champion's data ended {days:.0f} days ago; the limit is {policy.max_age_days:g}."
 
 
-def _drifted_inputs(evidence: Evidence, policy: Policy) -> list[str]:
+def _drifted_inputs(evidence: Evidence, policy: Policy, words: _Words) -> list[str]:
     """A sentence on the inputs that drifted, if any did."""
     found = [(name, value) for name, value in evidence.input_psi if value >= policy.input_psi]
     if not found:
@@ -319,10 +362,11 @@ def _drifted_inputs(evidence: Evidence, policy: Policy) -> list[str]:
     worst = sorted(found, key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{name} {value:.2f}" for name, value in worst[:_NAMED])
     more = f" and {len(worst) - _NAMED} more" if len(worst) > _NAMED else ""
-    return [f"Inputs that drifted (PSI from {policy.input_psi:g}; alone no reason to retrain): {shown}{more}."]
+    limit = f"PSI{words.inputs} from {policy.input_psi:g}"
+    return [f"Inputs that drifted ({limit}; alone no reason to retrain): {shown}{more}."]
 
 
-def _alarm(evidence: Evidence, before: bool, policy: Policy) -> tuple[bool, str]:
+def _alarm(evidence: Evidence, before: bool, policy: Policy, words: _Words) -> tuple[bool, str]:
     """Whether performance is in alarm after this window, and why."""
     stays = f"the alarm stays {'on' if before else 'off'}"
     now, reference = evidence.performance, evidence.reference_performance
@@ -338,20 +382,24 @@ def _alarm(evidence: Evidence, before: bool, policy: Policy) -> tuple[bool, str]
     loss = (reference - now if evidence.higher_is_better else now - reference) / scale
     compared = (
         f"{evidence.metric} {now:.4f} is {abs(loss):.1%} {'worse' if loss > 0 else 'better'} than the {reference:.4f} "
-        "seen when the champion was made"
+        f"{words.performance}"
     )
     if before:
         if loss >= policy.leave_loss:
             return True, f"{compared}; the alarm goes on (it ends below {policy.leave_loss:.1%})."
         return False, f"{compared}; the alarm ends (below {policy.leave_loss:.1%})."
-    return _begins(evidence, policy, loss, math.hypot(evidence.performance_se, evidence.reference_se) / scale, compared)
+    error = math.hypot(evidence.performance_se, evidence.reference_se) / scale
+    return _begins(evidence, policy, loss, error, compared, words)
 
 
-def _begins(evidence: Evidence, policy: Policy, loss: float, error: float, compared: str) -> tuple[bool, str]:
+def _begins(
+    evidence: Evidence, policy: Policy, loss: float, error: float, compared: str, words: _Words
+) -> tuple[bool, str]:
     """Whether an alarm begins with this loss and its standard error, both shares of the reference."""
     drifted = evidence.prediction_psi >= policy.prediction_psi
     enter = policy.drifted_enter_loss if drifted else policy.enter_loss
-    because = f", lower since predictions drifted (PSI {evidence.prediction_psi:.2f})" if drifted else ""
+    psi = f"PSI{words.predictions} {evidence.prediction_psi:.2f}"
+    because = f", lower since predictions drifted ({psi})" if drifted else ""
     if loss < enter or loss <= 0:
         return False, f"{compared}; an alarm begins at {enter:.1%}{because}."
     if loss < policy.confidence_z * error:

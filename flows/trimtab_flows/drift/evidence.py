@@ -105,7 +105,12 @@ class Evidence:
         estimated_se: its standard error, 0 if unknown.
         domain_auc: of a classifier that tells the window's rows from the reference's: .5 where it cannot; None when
             unknown.
-        seasonal_performance: of champions in the same season before (same weeks, or adjusted); None when unknown.
+        seasonal_performance: of champions at the same time a season ago; None when unknown.
+        seasonal_se: its standard error, 0 if unknown.
+        season: how the seasonal reference of inputs was made: ``adjusted``, ``same`` or ``rolling``; empty if there is
+            none.
+        seasonal_psi: PSI by input column against it.
+        seasonal_prediction_psi: PSI of the scores against those of such windows; None when unknown.
         missing_change: change of the share of missing values, by input column (-1..1).
         new_categories: share of rows with a category never seen in training, by input column.
         stream_alarms: names of the detectors on the stream of errors that are in alarm.
@@ -140,6 +145,10 @@ class Evidence:
     estimated_se: float = 0.0
     domain_auc: float | None = None
     seasonal_performance: float | None = None
+    seasonal_se: float = 0.0
+    season: str = ""
+    seasonal_psi: tuple[tuple[str, float], ...] = ()
+    seasonal_prediction_psi: float | None = None
     missing_change: tuple[tuple[str, float], ...] = ()
     new_categories: tuple[tuple[str, float], ...] = ()
     stream_alarms: tuple[str, ...] = ()
@@ -190,7 +199,7 @@ class Evidence:
         return from_plain(cls, found, "evidence", InvalidRecord)
 
 
-_PAIRS = ("input_psi", "input_js", "missing_change", "new_categories")
+_PAIRS = ("input_psi", "input_js", "seasonal_psi", "missing_change", "new_categories")
 
 #: What a figure that is not finite becomes, by the field's annotation.
 _UNKNOWN = {"float | None": None, "float": 0.0}

@@ -19,10 +19,13 @@ from trimtab_flows.drift.values import (
     read_json,
 )
 
-__all__ = ["FORMAT", "PRIORITIES", "Policy"]
+__all__ = ["FORMAT", "PRIORITIES", "REFERENCES", "Policy"]
 
 #: Version of the fields below. One that means something else in a later release gets a new number.
 FORMAT = 1
+
+#: What a window may be compared with.
+REFERENCES = ("training", "season")
 
 #: Priority classes of a retrain run. One level is worth one patience of waiting in the queue (QUEUE.md).
 PRIORITIES: Mapping[str, int] = {"low": -1, "normal": 0, "high": 1, "urgent": 3}
@@ -38,6 +41,8 @@ class Policy:
         drifted_enter_loss: the share that begins an alarm when predictions have drifted too.
         prediction_psi: PSI of the scores from which predictions count as drifted.
         input_psi: PSI from which an input counts as drifted; only reported.
+        reference: what a window is compared with: ``training`` (what the champion was trained and held out on) or
+            ``season`` (the same time a season ago, or the windows just before; where that is not known, training).
         confidence_z: the loss must be at least so many standard errors (of both figures together) to begin an alarm.
         cooldown: windows after a decision to retrain in which there is no other.
         min_labelled_rows: fewer say nothing about performance.
@@ -79,6 +84,7 @@ class Policy:
     drifted_enter_loss: float = 0.02
     prediction_psi: float = 0.1
     input_psi: float = 0.25
+    reference: str = "training"
     confidence_z: float = 1.0
     cooldown: int = 1
     min_labelled_rows: int = 200
@@ -182,6 +188,8 @@ class Policy:
 def _check_thresholds(policy: Policy) -> None:
     for name in ("enter_loss", "leave_loss", "drifted_enter_loss", "prediction_psi", "input_psi", "confidence_z"):
         must_be_number("policy", name, getattr(policy, name))
+    if policy.reference not in REFERENCES:
+        raise InvalidPolicy(f"policy: field reference is {policy.reference!r}; it must be {' or '.join(REFERENCES)}")
     must_be_whole("policy", "cooldown", policy.cooldown, 0)
     must_be_number("policy", "cooldown_days", policy.cooldown_days)
     must_be_whole("policy", "min_labelled_rows", policy.min_labelled_rows, 1)

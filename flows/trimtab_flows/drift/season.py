@@ -8,6 +8,7 @@ on the rows of all windows that take part: those of a model trained in winter pu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,11 +16,24 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from trimtab_flows.drift.evidence import Seen
 from trimtab_flows.drift.reference import PREDICTION, Profile, Reference, count_rows, fit_profile, sample_rows
 
-__all__ = ["Season", "SeasonalReference", "combine", "recount", "seasonal", "windows_needed"]
+__all__ = [
+    "WINDOWS_OF_A_YEAR",
+    "Season",
+    "SeasonalReference",
+    "combine",
+    "recount",
+    "seasonal",
+    "seasonal_performance",
+    "windows_needed",
+]
 
 Kind = Literal["adjusted", "same", "rolling"]
+
+#: Windows of one year, by cadence.
+WINDOWS_OF_A_YEAR = {"day": 365, "week": 52, "month": 12}
 
 #: Rows that bins are chosen on: deciles are within 0.1 % of their place.
 _BINNED_ROWS = 100_000
@@ -133,6 +147,31 @@ def seasonal(
         return SeasonalReference(together(used), kind, tuple(used))
     profiles = zip(*(together(places).profiles for places in (rolling, same, before)), strict=True)
     return SeasonalReference(Reference(tuple(_adjust(*three) for three in profiles)), kind, tuple(used))
+
+
+def seasonal_performance(history: Mapping[int, Seen], place: int, season: Season) -> tuple[float, float] | None:
+    """How champions did at the same time a season ago: the mean over the windows around it by rows, and its standard
+    error. Never of the windows just before: against those, a model that wears out slowly would seem well.
+
+    Args:
+        history: earlier windows by place.
+        place: of the window that is judged.
+
+    Returns:
+        None if none of those windows has a figure.
+    """
+    then = place - season.period
+    found = [
+        (seen.performance, seen.performance_se, seen.rows)
+        for each in range(then - season.around, then + season.around + 1)
+        if each < place and (seen := history.get(each)) is not None
+    ]
+    known = [(value, error, rows) for value, error, rows in found if value is not None and rows > 0]
+    total = sum(rows for _, _, rows in known)
+    if not total:
+        return None
+    mean = sum(value * rows for value, _, rows in known) / total
+    return mean, math.hypot(*(error * rows for _, error, rows in known)) / total
 
 
 def _bins(frames: Sequence[pl.DataFrame], columns: Sequence[str]) -> Reference:

@@ -24,6 +24,8 @@ from trimtab_infra.errors import PartFailed
 
 RECIPE, MODEL, POLICY = "trimtab_infra.bench.act_recipe:steady", "steady", "bench"
 _WITHIN_S = 240
+#: Seconds from a storm's last event to the end of all that came of it.
+_STORM_WITHIN_S = 600
 
 Found = TypeVar("Found")
 
@@ -85,16 +87,17 @@ class Bench:
         new = [run for run in found if run.created is not None and run.created >= since]
         return sorted(new, key=lambda run: run.created or since)
 
-    def quiet(self, since: datetime, for_s: float) -> None:
+    def quiet(self, since: datetime, for_s: float, within_s: float = _WITHIN_S) -> None:
         """Wait until no decision, dispatch or retraining has been under way for so long."""
         calm = time.monotonic()
-        end = calm + _WITHIN_S
+        end = calm + within_s
         while time.monotonic() - calm < for_s:
             runs = [run for flow in ("decide", "dispatch", "retrain") for run in self.runs(flow, since)]
             if any(run.state_type not in (StateType.COMPLETED, StateType.CANCELLED) for run in runs):
                 calm = time.monotonic()
             if time.monotonic() > end:
-                left = [f"{run.name} {run.state_name}" for run in runs if run.state_type != StateType.COMPLETED]
+                over = (StateType.COMPLETED, StateType.CANCELLED)
+                left = [f"{run.name} {run.state_name}" for run in runs if run.state_type not in over]
                 raise PartFailed(f"there is no end to it: {', '.join(left)}")
             time.sleep(0.3)
 
@@ -108,8 +111,10 @@ class Bench:
         until(lambda: self._ended(retrained.id), "the retraining")
         self.quiet(began, 1)
         decided, retrained = (self._client.read_flow_run(each.id) for each in (decided, retrained))
+        arrived = self._events("filter", self._logged(run.info.run_id))["events"]
         self._mlflow.delete_run(run.info.run_id)
         stages = {
+            "event_received": min(datetime.fromisoformat(event["received"]) for event in arrived),
             "decide_created": decided.created,
             "decide_started": decided.start_time,
             "retrain_created": retrained.created,
@@ -130,24 +135,42 @@ class Bench:
             self._mlflow.log_metric(run.info.run_id, f"drift/psi/x{step % 10}", 1 + step / points, step=step)
             time.sleep(max(0.0, start + over_s * (step + 1) / (points - 3) - time.monotonic()))
         logged_s = time.monotonic() - start
-        related = {"id": [f"mlflow.run.{run.info.run_id}"]}
-        asked = {"filter": {"event": {"name": ["trimtab.metric.logged"]}, "related": related}}
+        asked = self._logged(run.info.run_id)
         told = until(lambda: self._told(asked, points), f"{points} events")
-        self.quiet(began, 12)
+        all_told_s = time.monotonic() - start
+        self.quiet(began, 12, within_s=_STORM_WITHIN_S)
         found = {flow: self.runs(flow, began) for flow in ("decide", "dispatch", "retrain")}
         for each in found["dispatch"]:
             named = f"{each.parameters.get('decision')}, attempt {each.parameters.get('attempt')}"
-            sys.stderr.write(f"dispatch {each.id} of {named}, made {each.created}, {each.state_name}\n")
+            cause = ", ".join(self._cause(each)) or "nothing that Prefect tells of"
+            sys.stderr.write(f"dispatch {each.id} of {named}, made {each.created}, {each.state_name}: {cause}\n")
         counts = {flow: len(runs) for flow, runs in found.items()}
+        decided = sum(run.state_type == StateType.COMPLETED for run in found["decide"])
         self._mlflow.delete_run(run.info.run_id)
-        return {"points": points, "logged_s": round(logged_s, 1), "events": told, **counts}
+        times = {"logged_s": round(logged_s, 1), "all_told_s": round(all_told_s, 1)}
+        return {"points": points, **times, "events": told, **counts, "decided": decided}
+
+    def _logged(self, run_id: str) -> dict[str, Any]:
+        related = {"id": [f"mlflow.run.{run_id}"]}
+        return {"filter": {"event": {"name": ["trimtab.metric.logged"]}, "related": related}}
+
+    def _cause(self, run: FlowRun) -> list[str]:
+        """The event that an automation made a run of, and the firing: two runs of one event are fired twice."""
+        executed = {"event": {"name": ["prefect.automation.action.executed"]}}
+        asked = {"filter": {**executed, "related": {"id": [f"prefect.flow-run.{run.id}"]}}}
+        found = []
+        for event in self._events("filter", asked)["events"]:
+            roles = {each["prefect.resource.role"]: each["prefect.resource.id"] for each in event["related"]}
+            found.append(f"{roles.get('triggering-event')}, firing {event['payload'].get('invocation')}")
+        return found
 
     def _told(self, asked: dict[str, Any], points: int) -> int | None:
-        answer = self._client.request(
-            "POST", "/events/count-by/{countable}", path_params={"countable": "event"}, json=asked
-        )
-        found = sum(each["count"] for each in answer.json())
+        found = sum(each["count"] for each in self._events("count-by/event", asked))
         return found if found >= points else None
+
+    def _events(self, question: str, asked: dict[str, Any]) -> Any:
+        address: Any = f"/events/{question}"
+        return self._client.request("POST", address, json=asked).json()
 
 
 def percentiles(rounds: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:

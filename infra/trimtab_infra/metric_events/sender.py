@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab_infra.metric_events.events import Noted, RunInfo, events_of
+from trimtab_infra.metric_events.leading import Leads
 from trimtab_infra.metric_events.ledger import Ledger, Outgoing
 from trimtab_infra.metric_events.mlflow_reading import MlflowAway, MlflowReading
 from trimtab_infra.metric_events.outbox import gap_noted, segments, settle_gap
@@ -60,6 +61,7 @@ class Sender:
     def __init__(self, settings: Settings, ledger: Ledger, mlflow: MlflowReading, prefect: PrefectWriting) -> None:
         self._settings, self._ledger, self._mlflow, self._prefect = settings, ledger, mlflow, prefect
         self._runs: dict[str, tuple[RunInfo, float]] = {}
+        self._leads = Leads()
         self._look: Iterator[int] | None = None
         self._deep = False
         self._due = {"confirm": 0.0, "reconcile": 0.0, "deep": 0.0, "prefect": 0.0, "mlflow": 0.0}
@@ -151,7 +153,7 @@ class Sender:
         # Before it is done: killed in between, it counts as sent, and is looked for.
         self._ledger.mark_sent(ids, _now_ms())
         try:
-            self._prefect.send([event.body for event in events])
+            self._prefect.send([self._leads.mark(event.body) for event in events])
         except PrefectRefused:
             self._send_singly(events)
         except PrefectAway as away:
@@ -173,7 +175,7 @@ class Sender:
         """One of them is at fault; alone, each gets its own answer."""
         for event in events:
             try:
-                self._prefect.send([event.body])
+                self._prefect.send([self._leads.mark(event.body)])
             except PrefectRefused as refused:
                 _logger.error("an event of %s points was refused and is kept in the ledger: %s", event.points, refused)
                 self._ledger.mark_refused(event, str(refused))

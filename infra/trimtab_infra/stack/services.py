@@ -103,6 +103,7 @@ def environment(folder: StateFolder, state: State) -> dict[str, str]:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
             "TRIMTAB_METRIC_OUTBOX": str(folder.path / "metric-outbox"),
+            "TRIMTAB_METRIC_SPOOL": str(folder.path / "metric-spool"),
             # When the stack stops, runs are told so at once and have 3 s; they go on from their last finished stage.
             "TRIMTAB_DRAIN_SECONDS": "0",
             "TRIMTAB_STOP_GRACE_SECONDS": "3",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trimtab_flows.drift.decision import Decision, Evidence, InvalidPolicy, InvalidRecord, Policy, decide
+from trimtab_flows.drift.decision import Decision, Evidence, InvalidPolicy, InvalidRecord, Policy, decide, in_words
 
 #: A window in which all is well: as good as on the holdout, no drift, a young champion.
 CALM = Evidence(
@@ -313,3 +313,56 @@ def test_a_record_of_something_else_is_refused(kind: type, text: str, said: str)
     with pytest.raises(InvalidRecord) as refused:
         kind.from_json(text)
     assert said in str(refused.value)
+
+
+#: A summer that is like every summer: worse and drifted against the winter the model was made in, but not its season.
+SUMMER = replace(
+    CALM,
+    performance=0.65,
+    input_psi=(("temp", 3.0), ("kind", 0.01)),
+    prediction_psi=0.4,
+    season="same",
+    seasonal_psi=(("temp", 0.02),),
+    seasonal_prediction_psi=0.01,
+    seasonal_performance=0.66,
+    seasonal_se=0.005,
+)
+BY_SEASON = replace(POLICY, reference="season")
+
+
+def test_a_policy_may_compare_with_the_same_season_before():
+    assert after(SUMMER).retrain
+    decision = after(SUMMER, policy=BY_SEASON)
+    assert decision.verdict == "wait"
+    assert decision.reasons == (
+        "auc 0.6500 is 1.5% worse than the 0.6600 of the same time a season ago; an alarm begins at 5.0%.",
+    )
+
+
+def test_what_is_new_for_the_season_too_is_an_alarm():
+    decision = after(
+        SUMMER, policy=BY_SEASON, performance=0.635, seasonal_prediction_psi=0.5, seasonal_psi=(("temp", 2),)
+    )
+    assert decision.retrain
+    assert (
+        "from 3.0% on that is an alarm, lower since predictions drifted (PSI against the season 0.50)"
+        in (decision.reasons[0])
+    )
+    assert decision.reasons[1].startswith("Inputs that drifted (PSI against the season from 0.25; alone")
+
+
+def test_without_a_season_the_training_is_what_it_is_compared_with():
+    assert after(CALM, policy=BY_SEASON).reasons == after(CALM).reasons
+    unknown = replace(SUMMER, season="", seasonal_psi=(), seasonal_prediction_psi=None, seasonal_performance=None)
+    assert after(unknown, policy=BY_SEASON).reasons == after(unknown).reasons
+
+
+def test_a_season_is_kept_with_the_evidence():
+    assert Evidence.from_json(SUMMER.to_json()) == SUMMER
+    before = {name: value for name, value in json.loads(CALM.to_json()).items() if not name.startswith("season")}
+    assert Evidence.from_json(json.dumps(before)) == CALM
+
+
+def test_a_verdict_in_words_has_its_time():
+    assert in_words("later", "2026-11-28T03:30:00+01:00") == "Retrain at 2026-11-28 02:30 UTC"
+    assert [in_words(verdict, None) for verdict in ("retrain", "wait")] == ["Retrain now", "Keep"]

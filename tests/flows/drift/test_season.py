@@ -8,8 +8,17 @@ import numpy as np
 import polars as pl
 import pytest
 
+from trimtab_flows.drift.evidence import Seen
 from trimtab_flows.drift.reference import Reference
-from trimtab_flows.drift.season import Season, SeasonalReference, combine, recount, seasonal, windows_needed
+from trimtab_flows.drift.season import (
+    Season,
+    SeasonalReference,
+    combine,
+    recount,
+    seasonal,
+    seasonal_performance,
+    windows_needed,
+)
 from trimtab_flows.drift.signals import fit_reference, measure
 
 NOTHING = np.empty(0)
@@ -108,3 +117,15 @@ def test_bins_that_differ_are_not_combined(model: Reference):
 def test_a_season_that_cannot_be_is_refused_by_field(wrong: dict[str, int]):
     with pytest.raises(ValueError, match=list(wrong)[-1]):
         Season(**wrong)
+
+
+def seen(performance: float | None, rows: int = 100) -> Seen:
+    return Seen("", performance, 0.01, rows=rows)
+
+
+def test_how_champions_did_a_season_ago_is_weighed_by_rows_and_never_taken_from_the_windows_just_before():
+    year_ago = {5: seen(0.6), 6: seen(0.7, rows=300), 7: seen(None), 15: seen(0.9), 16: seen(0.9), 17: seen(0.9)}
+    found = seasonal_performance(year_ago, 18, YEAR)
+    assert found == pytest.approx((0.675, 0.01 * np.hypot(100, 300) / 400))
+    assert seasonal_performance({each: year_ago[each] for each in (7, 15, 16, 17)}, 18, YEAR) is None
+    assert seasonal_performance({6: seen(0.7, rows=0)}, 18, YEAR) is None

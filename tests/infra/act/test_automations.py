@@ -21,7 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.events.schemas.automations import AutomationCore
 
-from trimtab_flows.automations import DECISION_MADE, resource_of, rules
+from trimtab_flows.automations import DECISION_MADE, MODEL_TRAINED, RETRAIN_FAILED, resource_of, rules
 from trimtab_infra.act.automations import NoDeployment, apply, plan, remove
 from trimtab_infra.act.telling import NoSuchBlock
 
@@ -151,6 +151,28 @@ def test_whom_the_policy_names_is_told_of_a_decision(told: tuple[str, queue.Queu
     message = json.loads(taken.get(timeout=60))["text"]
     assert message.startswith('flights: retrain now: flights, window 2013-03: auc is worse. It "pays". It waits for')
     assert taken.empty()
+
+
+def test_whom_the_policy_names_is_told_how_a_retraining_ended(told: tuple[str, queue.Queue[bytes]]) -> None:
+    address, taken = told
+    text = {"text": "{{subject}}: {{body}}"}
+    CustomWebhookNotificationBlock(name="ends", url=address, json_data=text).save("team-ends", overwrite=True)
+    telling = [rule for rule in rules("flights", FLIGHTS, tell=("custom-webhook/team-ends",)) if rule.tell]
+    asyncio.run(apply("flights", telling))
+    known = {"windows": "2013-01..2013-03", "reason": "It is better.", "version": 7}
+    figures = ["auc 0.7100, the champion 0.7000 (+0.0100)", "log_loss 0.5000"]
+    for event, payload, said in (
+        (
+            MODEL_TRAINED,
+            {**known, "outcome": "promoted", "figures": figures},
+            "flights: version 7 is in service: flights, 2013-01..2013-03: It is better. "
+            "auc 0.7100, the champion 0.7000 (+0.0100); log_loss 0.5000.",
+        ),
+        (MODEL_TRAINED, {**known, "outcome": "kept", "figures": []}, "the champion stays, version 7 was refused"),
+        (RETRAIN_FAILED, {"windows": "2013-01", "outcome": "Failed", "reason": "It broke."}, "a retraining failed: "),
+    ):
+        emit_event(event, resource_of("flights"), payload=payload)
+        assert said in json.loads(taken.get(timeout=60))["text"]
 
 
 def test_a_block_that_cannot_tell_is_named_and_nothing_is_made(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def test_a_metric_becomes_an_event_of_its_model(
         "prefect.resource.name": "flights",
         "trimtab.metric": "drift/psi/air_time",
         "trimtab.stage": "none",
+        "trimtab.leads": "yes",
     }
     assert event["payload"] == {
         "run_id": run_id,
