@@ -201,7 +201,7 @@ def test_a_model_is_taken_through_its_life_by_the_worker(host: Machine) -> None:
     )
     assert "Completed" in asked or "finished successfully" in asked, asked + journal(host, "trimtab-worker")[-3000:]
     ask = "curl --silent --fail --user \"$PREFECT_API_AUTH_STRING\" -H 'Content-Type: application/json'"
-    wanted = json.dumps({"filter": {"event": {"prefix": ["mlflow."]}}, "limit": 1})
+    wanted = json.dumps({"filter": {"event": {"name": ["trimtab.metric.logged"]}}, "limit": 1})
     end = time.monotonic() + 60
     while not json.loads(host.sh(told(CLIENT) + f"{ask} -d '{wanted}' $PREFECT_API_URL/events/filter"))["events"]:
         assert time.monotonic() < end, journal(host, "trimtab-metric-events")[-3000:]
