@@ -60,6 +60,12 @@ def test_gpu_devices_stay_visible_to_the_worker() -> None:
     assert not re.search(r"^(PrivateDevices|DevicePolicy|MemoryDenyWriteExecute)=", unit, re.MULTILINE)
 
 
+def test_flows_have_a_tmp_that_is_theirs_as_long_as_they_run() -> None:
+    """A strict system is read-only; what is private goes with the worker, and a run may outlive it."""
+    assert _value("trimtab-worker.service", "ReadWritePaths").split() == ["/tmp", "/var/tmp"]
+    assert values("trimtab-worker.service", "PrivateTmp") == []
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_setting_is_one_that_the_program_reads(unit: str) -> None:
     told = variables(unit)
