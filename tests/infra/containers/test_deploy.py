@@ -76,7 +76,7 @@ def bucket(networked: Networked) -> Iterator[str]:
     served = ("weed", "mini", "-dir=/data", "-s3.port=8333", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false")
     off = ("-admin.ui=false", "-master.telemetry=false")
     networked.docker("run", "--detach", "--name=bucket", "--publish=8333:8333", *told, BUCKET, *served, *off)
-    asked = ("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", "bridge")
+    asked = ("inspect", "--format", "{{.NetworkSettings.Gateway}}", "bucket")
     url = f"http://{networked.docker(*asked).stdout.strip()}:8333"
     ask = [*networked.inside, "curl", "--silent", "--noproxy", "*", "--output", "/dev/null", f"{url}/status"]
     try:
