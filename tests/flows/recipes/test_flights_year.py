@@ -136,12 +136,12 @@ def test_a_year_of_flights_with_every_default():
     assert judged(flights.bootstrap_windows, None).promote
     year = lived(Policy())
     frozen = [performance(2, month) for month in range(3, 13)]
-    monthly = [performance(month - 1, month) for month in range(3, 13)]
     for decision, ours in zip(year.decisions, year.ours, strict=True):
         print(f"{decision.window} {ours:.4f} {decision.verdict:8}", *decision.reasons)
     print(*(verdict.reason for verdict in year.verdicts), sep="\n")
-    means = [float(np.mean(values)) for values in (frozen, year.ours, monthly)]
-    print(f"mean AUC: frozen {means[0]:.4f}, ours {means[1]:.4f}, retrained every month {means[2]:.4f}")
+    # Beside other rules: `trimtab bench trigger`. A model of each month would double the trainings here.
+    means = [float(np.mean(values)) for values in (frozen, year.ours)]
+    print(f"mean AUC: frozen {means[0]:.4f}, ours {means[1]:.4f}")
     assert 2 <= len(year.verdicts) <= 6
     assert all(verdict.expected_gain is not None for verdict in year.verdicts)
     assert means[0] < means[1]
