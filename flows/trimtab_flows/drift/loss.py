@@ -1,16 +1,16 @@
 """By how much the champion does worse than was seen when it was made: chance, or a change?
 
-The windows since the champion's data ended are read as one series: it has not changed, or it has from one of them on.
-Each of these cases is weighed by how likely it makes what was seen (a Bayes factor of two means; Shiryaev, On optimum
-methods in quickest detection problems, 1963, has the same prior for the time of the change). So a loss that one window
-shows counts for little, the same loss in three windows for more, and one that chance cannot explain for nearly all of
-it, at once.
+The windows since the champion's data ended are read as one series: it has not changed, or it has from one of them on,
+or it had and that has passed. Each case is weighed by how likely it makes what was seen (a Bayes factor of two means;
+the prior for the time of the change is that of Shiryaev, On optimum methods in quickest detection problems, 1963). So a
+loss that one window shows counts for little, the same loss in three windows for more, and one that chance cannot
+explain for nearly all of it, at once.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,7 +43,7 @@ _LEAST_ERROR = 1e-6
 
 def observed_loss(evidence: Evidence) -> float:
     """By how much the champion can be expected to do worse now than was seen when it was made, in the metric's own
-    units; never below 0. The mean over no change, and a change at each of the windows."""
+    units; never below 0. The mean over no change, a change at each of the windows, and one that has passed."""
     reference = evidence.reference_performance
     seen = _seen(evidence)[-_READ:]
     if reference is None or not seen:
@@ -54,14 +54,19 @@ def observed_loss(evidence: Evidence) -> float:
     worse = np.array([0.0, *(sign * (value - reference) for value, _ in seen)])
     weight = 1 / np.maximum([evidence.reference_se**2, *(error**2 for _, error in seen)], max(least, 1e-300))
     rate = min((evidence.window_days or _WINDOW_DAYS) / _DAYS_BETWEEN_CHANGES, 0.5)
-    cases = [
-        _changed_at(place, worse, weight, wavering(evidence), (_SIZE * scale) ** 2, rate)
+    spread, size = wavering(evidence), (_SIZE * scale) ** 2
+    stays = [_case(slice(place, None), worse, weight, spread, size) for place in range(1, worse.size)]
+    passed = [
+        replace(_case(slice(place, end), worse, weight, spread, size, worse.size - 1 - place), loss=0.0)
         for place in range(1, worse.size)
+        for end in range(place + 1, worse.size)
     ]
-    most = max(0.0, *(case.log_odds for case in cases))
+    cases = [*stays, *passed]
+    none = -math.log(rate)
+    most = max(none, *(case.log_odds for case in cases))
     odds = [math.exp(case.log_odds - most) for case in cases]
-    found = sum(each * case.loss for each, case in zip(odds, cases, strict=True)) / (math.exp(-most) + sum(odds))
-    return float(found)
+    found = sum(each * case.loss for each, case in zip(odds, cases, strict=True))
+    return float(found / (math.exp(none - most) + sum(odds)))
 
 
 def _seen(evidence: Evidence) -> list[tuple[float, float]]:
@@ -100,24 +105,33 @@ def wavering(evidence: Evidence) -> float:
 
 @dataclass(frozen=True)
 class _Case:
-    """That it changed from one window on: its odds against no change (logarithm), and what is lost then."""
+    """That some windows are of another kind: its odds (logarithm) against a change that is not to be seen, and what is
+    lost now if it is so."""
 
     log_odds: float
     loss: float
 
 
-def _changed_at(place: int, worse: np.ndarray, weight: np.ndarray, wavers: float, size: float, rate: float) -> _Case:
-    """The figures from a place on against those before: a normal mean with half a normal distribution as prior."""
-    before, after = weight[:place].sum(), weight[place:].sum()
-    found = float((worse[place:] @ weight[place:]) / after - (worse[:place] @ weight[:place]) / before)
-    # A hard week is followed by hard weeks, so what wavers is not averaged out.
+def _case(changed: slice, worse: np.ndarray, weight: np.ndarray, wavers: float, size: float, ends: int = 1) -> _Case:
+    """Some figures against all others: a normal mean with half a normal distribution as prior.
+
+    Args:
+        changed: the figures that are another kind.
+        worse: by how much each is worse than the reference, shape (figures,).
+        weight: one over its squared standard error, shape (figures,).
+        wavers: variance between windows; a hard one is followed by hard ones, so it is not averaged out.
+        size: variance of what changes cost.
+        ends: in how many ways such a change may have ended: they share its prior.
+    """
+    after = weight[changed].sum()
+    before = weight.sum() - after
+    total = float(worse[changed] @ weight[changed])
+    found = total / after - (float(worse @ weight) - total) / before
     variance = float(1 / before + 1 / after) + wavers
-    if variance + size <= 0:
-        return _Case(-math.inf, 0.0)
     spread = math.sqrt(size * variance / (size + variance))
     mean = found * size / (size + variance)
     z = mean / spread if spread > 0 else 0.0
     below = max((1 + math.erf(z / math.sqrt(2))) / 2, 1e-12)
     log_factor = 0.5 * math.log(variance / (variance + size)) + z * z / 2 + math.log(2 * below)
     density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    return _Case(log_factor + math.log(rate), max(mean + spread * density / below, 0.0))
+    return _Case(log_factor - math.log(ends), max(mean + spread * density / below, 0.0))
