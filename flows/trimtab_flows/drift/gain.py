@@ -173,7 +173,7 @@ def _none_below_zero(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     seen say. Rows and age grow together: where age was thought to harm, the rows were thought to help by too much."""
     if weights[_AGE] < 0:
         weights = weights - covariance[:, _AGE] * (weights[_AGE] / covariance[_AGE, _AGE])
-    return np.maximum(weights, 0.0)
+    return np.asarray(np.maximum(weights, 0.0))
 
 
 def _refused(measured: Sequence[Challenge]) -> list[Challenge]:
