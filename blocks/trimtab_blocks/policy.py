@@ -90,6 +90,7 @@ class RetrainPolicy(Block):
     )
     point: float = Field(default=0.01, ge=1e-9, description="What a point is, in the metric's own units")
     horizon_days: float = Field(default=28.0, ge=0.01, description="How long a gain is counted")
+    min_confidence: float = Field(default=0.57, ge=0, le=0.99, description="How likely it must be that it pays")
     currency: str = Field(default="EUR", min_length=1)
     retrain_cost: float = Field(default=0.0, ge=0, description="Money for one retraining, apart from hours")
     gpu_hours: float = Field(default=0.0, ge=0)

@@ -16,6 +16,7 @@ from trimtab_flows.drift.policy import Policy
 from trimtab_flows.loading import LoadedRecipe
 from trimtab_infra.bench import app
 from trimtab_infra.bench.trigger import compare
+from trimtab_infra.bench.trigger_chance import at, chance, even, sentence
 from trimtab_infra.bench.trigger_replay import Life, Now, decided, every, evidence, judged, live, never, oracle, spread
 from trimtab_infra.bench.trigger_series import Series, SeriesError, windows_of
 from trimtab_infra.bench.trigger_synthetic import _BEGIN, CHANGE, Made, report
@@ -112,6 +113,21 @@ def test_all_rules_are_compared_in_one_run():
     never_at_all = next(each for each in found["results"] if each["policy"] == "never")
     assert never_at_all["retrains"] == never_at_all["false_triggers"] == 0
     json.dumps(found)
+
+
+def test_a_timing_is_placed_among_others_with_as_many_retrainings(abrupt: Series):
+    best = oracle(abrupt, 2)
+    ours = live(abrupt, "best", at([each.after for each in best.retrains]))
+    count, steps = len(ours.retrains), len(abrupt.windows) - abrupt.first - 1
+    calendars = even(count, abrupt.first, steps)
+    assert len(set(calendars)) == len(calendars) > 1
+    assert all(len(each) == count and each[0] >= abrupt.first for each in calendars)
+    scale = mean(abrupt, live(abrupt, "never", never).champions), mean(abrupt, best.champions)
+    found = chance(abrupt, ours, PRICED, 10, (abrupt.sign * scale[0], abrupt.sign * scale[1]))
+    assert found["random"]["timings"] == 10
+    assert found["gain"] == pytest.approx(1)
+    assert found["even"]["beaten_in_gain"] == 1
+    assert "ours is better than 100%" in sentence(found, "EUR")
 
 
 def test_too_few_windows_are_refused():

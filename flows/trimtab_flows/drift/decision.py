@@ -223,12 +223,17 @@ class _Weighed:
     gain: Gain
     money: float
     cost: float
-    confidence: float
+    likely: float
     days: float
+    least: float
 
     @property
     def pays(self) -> bool:
-        return self.money > self.cost
+        return self.money > self.cost and self.likely >= self.least
+
+    @property
+    def confidence(self) -> float:
+        return self.likely if self.pays else 1 - self.likely
 
     def said(self, policy: Policy) -> str:
         parts = ", ".join(f"{value / policy.point:+.2f} for {name}" for name, value in self.gain.parts if value)
@@ -236,8 +241,15 @@ class _Weighed:
         return (
             f"A model trained now is expected to be {self.gain.mean / policy.point:+.2f} points better ({parts}; "
             f"learnt from {learnt}): worth {self.money:,.2f} {policy.currency} in {self.days:g} days, for "
-            f"{self.cost:,.2f} {policy.currency}. That {'pays' if self.pays else 'does not pay'}."
+            f"{self.cost:,.2f} {policy.currency}. {self._verdict()}"
         )
+
+    def _verdict(self) -> str:
+        if self.pays:
+            return "That pays."
+        if self.money <= self.cost:
+            return "That does not pay."
+        return f"That it pays is {self.likely:.0%} likely; {self.least:.0%} are asked for."
 
 
 def _weigh(evidence: Evidence, policy: Policy) -> _Weighed | None:
@@ -252,7 +264,7 @@ def _weigh(evidence: Evidence, policy: Policy) -> _Weighed | None:
     worth = policy.value_per_point_day * days / policy.point
     money = gain.mean * worth
     likely = gain.above(policy.cost / worth) if worth else 0.0
-    return _Weighed(gain, money, policy.cost, likely if money > policy.cost else 1 - likely, days)
+    return _Weighed(gain, money, policy.cost, likely, days, policy.min_confidence)
 
 
 def in_words(verdict: str, at: str | None) -> str:

@@ -57,6 +57,8 @@ class Policy:
             1 suits an error that is counted in euros or items.
         horizon_days: how long a gain is counted at least; a champion whose data ended longer ago counts with that time,
             since the next one is likely to serve as long.
+        min_confidence: how likely it must be that a retraining pays, 0 to below 1. With more, one that may be of no use
+            waits for longer; where nothing is known of a model yet, .69 and more wait until a loss is seen.
         currency: of all money here.
         retrain_cost: of one retraining, in money, apart from the hours below.
         gpu_hours: of one retraining.
@@ -95,6 +97,7 @@ class Policy:
     value_per_point_day: float | None = None
     point: float = 0.01
     horizon_days: float = 28.0
+    min_confidence: float = 0.57
     currency: str = "EUR"
     retrain_cost: float = 0.0
     gpu_hours: float = 0.0
@@ -217,6 +220,7 @@ def _check_money(policy: Policy) -> None:
         must_be_number("policy", "value_per_point_day", policy.value_per_point_day)
     must_be_number("policy", "horizon_days", policy.horizon_days, 0.01)
     must_be_number("policy", "point", policy.point, 1e-9)
+    must_be_number("policy", "min_confidence", policy.min_confidence, 0, 0.99)
     must_be_text("policy", "currency", policy.currency)
     for hours, price in (("gpu_hours", "gpu_hour_price"), ("cpu_hours", "cpu_hour_price")):
         if getattr(policy, hours) and not getattr(policy, price):

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from trimtab_infra.bench.trigger_chance import chance, sentence
 from trimtab_infra.bench.trigger_replay import Life, adwin, decided, every, live, never, oracle, psi_above, spread
 from trimtab_infra.bench.trigger_report import figures, table
 from trimtab_infra.bench.trigger_series import Series, SeriesError, windows_of
@@ -44,6 +45,9 @@ def trigger(
         str, typer.Option("--gate", help="Rule of the gate that every challenger goes through: expected or proven.")
     ] = "expected",
     gate_confidence: Annotated[float, typer.Option(help="Of the gate's interval; the product's own is 0.9.")] = 0.9,
+    timings: Annotated[
+        int, typer.Option(min=0, help="Compare with so many random timings of as many retrainings, and even ones.")
+    ] = 0,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Made-up series with known changes instead.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="How many made-up series of each kind.")] = 3,
 ) -> None:
@@ -79,7 +83,7 @@ def trigger(
                 series = Series(loaded, windows, bootstrap or math.ceil(own / length), seed, cache, _teller(progress))
                 series.gate = gate
                 series.train_all()
-                found = compare(series, chosen, changes, _teller(progress))
+                found = compare(series, chosen, changes, _teller(progress), timings)
             found["seconds"] = round(time.monotonic() - began, 1)
             _show(series, chosen, found)
         if out is not None:
@@ -89,8 +93,8 @@ def trigger(
         raise typer.Exit(2) from None
 
 
-def compare(series: Series, policy: Any, changes: list[date], tell: Any = None) -> dict[str, Any]:
-    """Every rule on one series, as plain data."""
+def compare(series: Series, policy: Any, changes: list[date], tell: Any = None, timings: int = 0) -> dict[str, Any]:
+    """Every rule on one series, as plain data; with ``timings``, ours among so many drawn at random."""
     ours = live(series, "trimtab", decided(policy), tell)
     count, steps = len(ours.retrains), len(series.windows) - series.first - 1
     lives = [ours, live(series, "never", never)]
@@ -105,6 +109,9 @@ def compare(series: Series, policy: Any, changes: list[date], tell: Any = None) 
     lives.append(oracle(series, None))
     places = [next((at for at, each in enumerate(series.windows) if each.end > day), None) for day in changes]
     rows = [figures(series, life, policy, [place for place in places if place is not None]) for life in lives]
+    means = {row["policy"]: row["mean_metric"] for row in rows}
+    scale = means["never"], means["oracle"]
+    placed = chance(series, ours, policy, timings, scale) if timings and count and scale[0] != scale[1] else None
     return {
         "recipe": series.loaded.reference,
         "metric": series.metric,
@@ -117,6 +124,7 @@ def compare(series: Series, policy: Any, changes: list[date], tell: Any = None) 
         "policy": policy.to_plain(),
         "train_seconds": sum(series.train_seconds),
         "results": rows,
+        "chance": placed,
         "decisions": [
             {"window": each.window, "verdict": each.verdict, "gain": each.expected_gain, "reasons": each.reasons}
             for each in ours.decisions
@@ -133,6 +141,8 @@ def _show(series: Series, policy: Any, found: dict[str, Any]) -> None:
     title = f"{found['recipe']}: {worked} windows from {series.windows[series.first]}, {found['seconds']:.0f} s"
     shown = table(title, found["results"], series.metric, policy.currency, series.sign > 0)
     Console().print(shown)
+    if found["chance"] is not None:
+        Console().print(sentence(found["chance"], policy.currency))
 
 
 def _length(text: str) -> int:

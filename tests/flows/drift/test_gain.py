@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab_flows.drift.decision import Challenge, Evidence, Policy, Seen, decide
 from trimtab_flows.drift.gain import Expected, expected_gain, expected_of, observed_loss
+from trimtab_flows.drift.loss import wavering
 
 PRICED = Policy(value_per_point_day=10.0, retrain_cost=60.0, max_age=None, cooldown=0)
 
@@ -119,14 +121,63 @@ def test_small_losses_that_gave_nothing_back_do_not_hide_a_large_one():
     assert dict(expected_gain(after_a_change).parts)["the loss seen"] > 0
 
 
-def test_a_loss_that_may_be_chance_is_none():
-    assert observed_loss(evidence(performance=0.699)) == 0
-    assert observed_loss(evidence(performance=0.65)) == pytest.approx(0.05 - math.hypot(0.005, 0.005))
+def test_a_loss_that_may_be_chance_counts_for_next_to_nothing_and_a_large_one_for_nearly_all():
+    assert observed_loss(evidence(performance=0.699)) < 1e-4
+    assert observed_loss(evidence(performance=0.69)) < 1e-4
+    assert observed_loss(evidence(performance=0.5)) == pytest.approx(0.2, abs=0.01)
+    assert observed_loss(evidence(performance=0.9)) < 1e-4
+
+
+def seen(*performances: float, age: int = 1) -> tuple[Seen, ...]:
+    return tuple(Seen("w", value, 0.005, champion_age=age + place) for place, value in enumerate(performances))
+
+
+def test_a_loss_that_stays_counts_for_more():
+    once = observed_loss(evidence(performance=0.68, champion_age=4, history=seen(0.7, 0.7, 0.7)))
+    thrice = observed_loss(evidence(performance=0.68, champion_age=4, history=seen(0.7, 0.68, 0.68)))
+    assert once < 0.3 * thrice
+    assert thrice < 0.02
     # The windows of the champion before do not count.
     old = Seen("2024-W09", 0.9, 0.005, champion_age=20)
     assert observed_loss(evidence(performance=0.65, history=(old,))) == observed_loss(evidence(performance=0.65))
-    same = Seen("2024-W09", 0.69, 0.005, champion_age=3)
-    assert observed_loss(evidence(performance=0.65, history=(same,))) < observed_loss(evidence(performance=0.65))
+
+
+def test_a_loss_that_went_away_is_none():
+    assert observed_loss(evidence(performance=0.7, champion_age=4, history=seen(0.7, 0.62, 0.7))) < 0.005
+
+
+def test_a_metric_that_wavers_by_itself_needs_a_larger_loss():
+    steady = seen(0.7, 0.701, 0.7, 0.699, 0.7, 0.7)
+    wavers = seen(0.7, 0.66, 0.72, 0.67, 0.73, 0.7)
+    now = evidence(performance=0.66, champion_age=7)
+    assert wavering(replace(now, history=steady)) == 0
+    assert 0.02**2 < wavering(replace(now, history=wavers)) < 0.06**2
+    assert observed_loss(replace(now, history=wavers)) < 0.5 * observed_loss(replace(now, history=steady))
+
+
+def test_false_alarms_of_a_champion_that_does_not_change_are_rare():
+    random = np.random.default_rng(0)
+    found = [
+        observed_loss(evidence(performance=values[-1], champion_age=9, history=seen(*values[:-1], age=1)))
+        for values in random.normal(0.7, 0.005, (500, 9))
+    ]
+    assert np.mean([loss > 0.005 for loss in found]) < 0.02
+
+
+def test_what_is_likely_enough_to_pay_is_the_policys():
+    half = decide(evidence(), None, replace(PRICED, min_confidence=0.5))
+    sure = decide(evidence(), None, replace(PRICED, min_confidence=0.9))
+    assert half.retrain
+    assert not sure.retrain
+    assert "90% are asked for" in " ".join(sure.reasons)
+    assert half.confidence + sure.confidence == pytest.approx(1)
+
+
+def test_neither_more_rows_nor_newer_ones_are_thought_to_harm():
+    harmed = tuple(challenge(-0.03, newer_days=28.0, promoted=True) for _ in range(4))
+    parts = dict(expected_gain(evidence(challenges=harmed, champion_age_days=84.0)).parts)
+    assert parts["more rows"] >= 0
+    assert parts["newer rows"] == 0
 
 
 def test_the_direction_of_the_metric_is_minded():

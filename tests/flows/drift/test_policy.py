@@ -124,6 +124,7 @@ def test_a_policy_comes_back_from_its_json_and_its_plain_data(policy: Policy):
         ({"value_per_point_day": -1}, "field value_per_point_day is -1; it must be a number 0 or more"),
         ({"point": 0}, "field point is 0"),
         ({"horizon_days": 0}, "field horizon_days is 0"),
+        ({"min_confidence": 1}, "field min_confidence is 1; it must be a number from 0 to 0.99"),
         ({"gpu_hours": 2}, "field gpu_hour_price is 0, and gpu_hours is 2; give the price"),
         ({"currency": ""}, "field currency is ''; it must be a text, not empty"),
         ({"timezone": "Mars/Olympus"}, "field timezone is 'Mars/Olympus'; it must be a time zone's IANA name"),
