@@ -52,7 +52,7 @@ mlflow() {
 http() {
   local url=${1%/} answer
   url=${url%/api}
-  answer=$(ask "" "$url/api/health") || { say BAD "http" "$url: ${answer##*curl: }"; return; }
+  answer=$(ask "" "$url/api/health") || { answer=${answer##*curl: }; say BAD "http" "$url: ${answer%%$'\n'*}"; return; }
   case $answer in
     true) prefect "$url"; return ;;
     *Unauthorized*) prefect "$url"; return ;;

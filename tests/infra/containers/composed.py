@@ -104,10 +104,15 @@ def up(stack: Composed) -> Iterator[Composed]:
     try:
         began_s = time.monotonic()
         done = stack.run(*UP)
-        if done.returncode:
+        took_s = time.monotonic() - began_s
+        # What has no health check counts as up when it was started, also if it has ended since.
+        ended = [
+            one["Name"] for one in stack.containers() if not one["State"]["Running"] and one["State"]["ExitCode"] != 0
+        ]
+        if done.returncode or ended:
             said = stack.run("logs", "--no-color", "--tail", "15").stdout
-            raise AssertionError(f"up: {done.stderr[-3000:]}\n{said[-6000:]}")
-        print(f"\nup after {time.monotonic() - began_s:.0f} s")
+            raise AssertionError(f"up: ended {ended}, {done.stderr[-3000:]}\n{said[-6000:]}")
+        print(f"\nup after {took_s:.0f} s")
         yield stack
     finally:
         stack.run("down", "--volumes", "--timeout", "20")

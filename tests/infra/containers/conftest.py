@@ -121,6 +121,7 @@ def stack_folder(context: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """infra/ of a checkout without the planted secrets, with those that make-secrets.sh makes."""
     folder = tmp_path_factory.mktemp("stack") / "infra"
     shutil.copytree(context, folder.parent, dirs_exist_ok=True)
+    folder.parent.chmod(0o755)  # the worker's user reads it
     for name in FILES:
         (folder.parent / name).unlink()
     (folder / "secrets").rmdir()
