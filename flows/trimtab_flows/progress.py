@@ -8,7 +8,7 @@
         progress.log({"loss": loss(batch)}, step)
 
 They are points of the training's MLflow run. A training neither waits for MLflow nor fails by it, and loses nothing
-while MLflow is away: what it has not taken when the training ends is sent by the next one on this host.
+while MLflow is away: what it has not taken when the process ends is sent by the next training on this host.
 """
 
 from __future__ import annotations

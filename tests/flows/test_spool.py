@@ -106,9 +106,11 @@ def test_what_a_recipe_logs_in_its_training_outlives_an_outage(
                 progress.log({"loss": step}, step)
         assert steps(client, run_id, "loss") == []
         proxy.heal()
-        # The next training of this host sends what the one before it could not.
-        with progress.logging_to(str(client.create_run("0").info.run_id)):
-            pass
+        # While the process lives its spool goes on trying; after that, the next training of this host sends the rest.
+        end = time.monotonic() + 30
+        while len(steps(client, run_id, "loss")) < 5 and time.monotonic() < end:
+            with progress.logging_to(str(client.create_run("0").info.run_id)):
+                time.sleep(0.1)
     finally:
         mlflow.set_tracking_uri(before)
     assert steps(client, run_id, "loss") == list(range(5))
