@@ -204,7 +204,8 @@ class DirectoryStore(Block, Store):
 
     def size(self, key: str) -> int:
         """See ``Store``."""
-        return self._found(key).stat().st_size
+        with self._reporting("read", key):  # it may be removed at any time
+            return self._found(key).stat().st_size
 
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:
