@@ -75,7 +75,7 @@ def test_throughput_against_plain_boto3(s3_server: S3Server, s3: Callable[..., S
     with suppress(OSError):
         back.unlink()
     plain.close()
-    busy = max(loads) > (os.cpu_count() or 1) + 1
+    busy = max(loads) > 2 * (os.cpu_count() or 1) + 1  # of its own it makes one of 3
     if busy:
         pytest.skip("others keep the machine busy: the clock says more of them than of this store")
     for way in ways:
