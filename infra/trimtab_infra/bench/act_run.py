@@ -199,11 +199,15 @@ def main() -> None:
         bench = Bench(client)
         bench.prepare(gather_s)
         seen = []
-        for _ in range(rounds):
+        for number in range(rounds):
             seen.append(bench.round())
+            sys.stderr.write(
+                f"round {number + 1} of {rounds}: {seen[-1]['retrain_started']:.1f} s to the retrain run\n"
+            )
             bench.next_month()
         figures: dict[str, Any] = {"metric_to_s": percentiles(seen)} if seen else {}
         if points:
+            sys.stderr.write(f"a storm of {points} points in {over_s:g} s ...\n")
             figures["storm"] = bench.storm(points, over_s)
     sys.stdout.write(json.dumps(figures) + "\n")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -20,7 +22,8 @@ from trimtab_infra.bench.trigger_report import figures, table
 from trimtab_infra.bench.trigger_series import Series, SeriesError, windows_of
 
 if TYPE_CHECKING:
-    from trimtab_flows.drift.gate import Rule
+    from trimtab_flows.drift.gate import GatePolicy, Rule
+    from trimtab_flows.drift.policy import Policy
 
 __all__ = ["trigger"]
 
@@ -78,19 +81,28 @@ def trigger(
             loaded = load_recipe(recipe)
             own = loaded.recipe.bootstrap_windows * _DAYS[loaded.recipe.cadence]
             changes = [_day("--change", day) for day in change or []]
-            began = time.monotonic()
-            with _progress() as progress:
-                series = Series(loaded, windows, bootstrap or math.ceil(own / length), seed, cache, _teller(progress))
-                series.gate = gate
-                series.train_all()
-                found = compare(series, chosen, changes, _teller(progress), timings)
-            found["seconds"] = round(time.monotonic() - began, 1)
-            _show(series, chosen, found)
+            make = partial(Series, loaded, windows, bootstrap or math.ceil(own / length), seed, cache)
+            found = _lived(make, gate, chosen, changes, timings)
         if out is not None:
             out.write_text(json.dumps(found, indent=1))
     except (SeriesError, InvalidPolicy, RecipeError, ContractRefused, FileNotFoundError, OSError) as error:
         typer.echo(f"bench trigger: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def _lived(
+    make: Callable[..., Series], gate: GatePolicy, policy: Policy, changes: list[date], timings: int
+) -> dict[str, Any]:
+    """Trains, compares and shows; ``make`` is told whom to tell how far it is."""
+    began = time.monotonic()
+    with _progress() as progress:
+        series = make(_teller(progress))
+        series.gate = gate
+        series.train_all()
+        found = compare(series, policy, changes, _teller(progress), timings)
+    found["seconds"] = round(time.monotonic() - began, 1)
+    _show(series, policy, found)
+    return found
 
 
 def compare(series: Series, policy: Any, changes: list[date], tell: Any = None, timings: int = 0) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.events.schemas.automations import AutomationCore
 
-from trimtab_flows.automations import DECISION_MADE, MODEL_TRAINED, RETRAIN_FAILED, resource_of, rules
+from trimtab_flows.automations import DECISION_MADE, MODEL_TRAINED, RETRAIN_FAILED, Rule, resource_of, rules
 from trimtab_infra.act.automations import NoDeployment, apply, plan, remove
 from trimtab_infra.act.telling import NoSuchBlock
 
@@ -135,12 +135,18 @@ def told() -> Iterator[tuple[str, queue.Queue[bytes]]]:
         server.shutdown()
 
 
+def tell_a_webhook(address: str, name: str) -> list[Rule]:
+    """The rules of a policy that names a block with this address; they are applied."""
+    text = {"text": "{{subject}}: {{body}}"}
+    CustomWebhookNotificationBlock(name=name, url=address, json_data=text).save(name, overwrite=True)
+    telling = [rule for rule in rules("flights", FLIGHTS, tell=(f"custom-webhook/{name}",)) if rule.tell]
+    asyncio.run(apply("flights", telling))
+    return telling
+
+
 def test_whom_the_policy_names_is_told_of_a_decision(told: tuple[str, queue.Queue[bytes]]) -> None:
     address, taken = told
-    text = {"text": "{{subject}}: {{body}}"}
-    CustomWebhookNotificationBlock(name="tests", url=address, json_data=text).save("team-ml", overwrite=True)
-    telling = [rule for rule in rules("flights", FLIGHTS, tell=("custom-webhook/team-ml",)) if rule.tell]
-    asyncio.run(apply("flights", telling))
+    telling = tell_a_webhook(address, "team-ml")
     assert asyncio.run(apply("flights", telling)) == []
     payload = {"window": "2013-03", "at": None, "reasons": ["auc is worse.", 'It "pays".'], "needs_approval": True}
     for verdict in ("wait", "retrain"):
@@ -166,10 +172,7 @@ def told_of(event: str, payload: dict[str, object], taken: queue.Queue[bytes]) -
 
 def test_whom_the_policy_names_is_told_how_a_retraining_ended(told: tuple[str, queue.Queue[bytes]]) -> None:
     address, taken = told
-    text = {"text": "{{subject}}: {{body}}"}
-    CustomWebhookNotificationBlock(name="ends", url=address, json_data=text).save("team-ends", overwrite=True)
-    telling = [rule for rule in rules("flights", FLIGHTS, tell=("custom-webhook/team-ends",)) if rule.tell]
-    asyncio.run(apply("flights", telling))
+    tell_a_webhook(address, "team-ends")
     known = {"windows": "2013-01..2013-03", "reason": "It is better.", "version": 7}
     figures = ["auc 0.7100, the champion 0.7000 (+0.0100)", "log_loss 0.5000"]
     for event, payload, said in (

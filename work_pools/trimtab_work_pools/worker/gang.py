@@ -116,7 +116,8 @@ class Gangs:
         """
         while True:
             run = await self._client.read_flow_run(began.id)
-            if run.state is None or not (run.state.is_failed() or run.state.is_crashed()):
+            state = run.state
+            if state is None or state.name == _FAILED or not (state.is_failed() or state.is_crashed()):
                 break
             verdict = leader_failed(await self._seen(run.id), self._since_s(run), _broken_before(began))
             if verdict.step is not Step.GO_ON:
