@@ -50,9 +50,9 @@ async def read_fleet(pool: str) -> FleetView:
     async with _client() as client:
         await _pool(client, pool)
         control = ControlPlane(client, pool)
-        advertised, problems = await control.advertisements()
+        board = await control.board()
         waiting = await control.waiting(0.0, await control.queue_priorities(set()))
-        return FleetView(pool, current(advertised, control.now_s()), len(waiting), tuple(problems))
+        return FleetView(pool, current(board.advertisements, control.now_s()), len(waiting), board.problems)
 
 
 async def why(run: str) -> str:
@@ -81,7 +81,7 @@ async def _planned(control: ControlPlane, learning: Learning, run: FlowRun) -> s
         policy = await control.policy()
     except PolicyError as error:
         raise TrimtabError(str(error)) from None
-    fleet = current((await control.advertisements())[0], control.now_s())
+    fleet = current((await control.board()).advertisements, control.now_s())
     if not fleet:
         return "No worker of its pool advertises a node. Start one: prefect worker start --type gpu-process --pool ..."
     queued = [one.queued for one in waiting if one.queued is not None]

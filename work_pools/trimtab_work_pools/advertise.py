@@ -12,16 +12,18 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.queue.gpu_rooms import Occupant, fleet_of, run_of
 from trimtab_work_pools.queue.workload import Fleet
 from trimtab_work_pools.resources import Inventory, Node
+from trimtab_work_pools.rules.parts import Letter, Parts, Sign, from_parts, to_parts, whole
 
 __all__ = [
     "Advertisement",
     "AdvertisementError",
+    "Board",
     "clash",
     "current",
     "fleet_from",
@@ -30,10 +32,7 @@ __all__ = [
     "roll_to_text",
 ]
 
-_PLAIN = 4000
-"""Characters up to which an advertisement is written as JSON that people can read; a Prefect variable holds 5,000."""
-_LONGEST = 5000
-_PACKED = "zlib:"
+_IN_SIGN = {"worker": True, "expires_s": True, "host": True}
 
 
 class AdvertisementError(ValueError):
@@ -54,30 +53,60 @@ class Advertisement:
     host: str = ""
 
     def to_text(self) -> str:
-        """JSON, packed if it is long. At most some 5,000 characters for 16 GPUs with 40 runs; where cached data would
-        make it longer, half of that is left out, and half again: it only says where a run would start sooner.
-        """
-        plain = _ADAPTER.dump_json(self, exclude_defaults=True).decode()
-        if len(plain) <= _PLAIN:
-            return plain
-        packed = _PACKED + base64.b85encode(zlib.compress(plain.encode(), 9)).decode()
-        digests = sorted(self.node.cached_digests)
-        if len(packed) <= _LONGEST or not digests:
-            return packed
-        return replace(self, node=replace(self.node, cached_digests=frozenset(digests[: len(digests) // 2]))).to_text()
+        """All of it in one text, however long."""
+        return whole(self._letter())
+
+    def to_parts(self) -> Parts:
+        """In values that a Prefect variable holds."""
+        return to_parts(self._letter())
+
+    def _letter(self) -> Letter:
+        body = _ADAPTER.dump_json(self, exclude_defaults=True, exclude=_IN_SIGN).decode()
+        return Letter(Sign(self.worker, self.expires_s, self.host), body)
 
     @staticmethod
     def from_text(text: str, source: str) -> Advertisement:
         """Raises AdvertisementError if it is none."""
-        try:
-            if text.startswith(_PACKED):
-                text = zlib.decompress(base64.b85decode(text.removeprefix(_PACKED))).decode()
-            return _ADAPTER.validate_json(text)
-        except (ValidationError, ValueError, zlib.error) as error:
-            raise AdvertisementError(f"{source} is no advertisement of a worker: {error}") from None
+        board = Board.read({source: text})
+        if not board.advertisements:
+            raise AdvertisementError(board.problems[0])
+        return board.advertisements[0]
 
 
 _ADAPTER = TypeAdapter(Advertisement)
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What all workers of a pool advertise. `silent`: signs of life of those whose words cannot be read, since they are
+    damaged, of a newer version, or just being written; `problems` says so for each.
+    """
+
+    advertisements: tuple[Advertisement, ...] = ()
+    silent: tuple[Sign, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @staticmethod
+    def read(values: Mapping[str, str]) -> Board:
+        """`values` by the name of what they stood in. Raises nothing."""
+        letters, unread = from_parts(values)
+        found: list[Advertisement] = []
+        silent = [one.sign for one in unread if one.sign is not None]
+        problems = [one.why for one in unread]
+        for letter in letters:
+            try:
+                found.append(_advertisement(letter))
+            except ValueError as error:  # also pydantic's
+                silent.append(letter.sign)
+                why = " ".join(str(error).split())
+                problems.append(f"what worker {letter.sign.worker!r} says is no advertisement of a worker: {why}")
+        return Board(tuple(found), tuple(silent), tuple(problems))
+
+
+def _advertisement(letter: Letter) -> Advertisement:
+    sign = letter.sign
+    said = {**json.loads(letter.body), "worker": sign.worker, "expires_s": sign.expires_s, "host": sign.host}
+    return _ADAPTER.validate_json(json.dumps(said))
 
 
 def roll_to_text(expires_s: Mapping[str, float]) -> str:
@@ -124,12 +153,17 @@ def clash(own: Advertisement, fleet: Iterable[Advertisement]) -> str:
     return ""
 
 
-def later(on_server: Mapping[str, Advertisement], heard: Mapping[str, Advertisement]) -> dict[str, Advertisement]:
-    """By worker: what is on the server, or what was heard since. Who is not on the server any more has gone."""
-    newer = (
-        one for worker, one in heard.items() if worker in on_server and one.expires_s > on_server[worker].expires_s
-    )
-    return {**on_server, **{one.worker: one for one in newer}}
+def later(board: Board, heard: Mapping[str, Advertisement]) -> dict[str, Advertisement]:
+    """By worker: what is on the `board`, or what was `heard` since. Who is not there any more has gone. Of one that is
+    there and cannot be read, what was heard before still holds.
+    """
+    known = {one.worker: one for one in board.advertisements}
+    for sign in board.silent:
+        if sign.worker in heard and sign.worker not in known:
+            before = heard[sign.worker]
+            known[sign.worker] = replace(before, expires_s=max(before.expires_s, sign.expires_s))
+    newer = (one for worker, one in heard.items() if worker in known and one.expires_s > known[worker].expires_s)
+    return {**known, **{one.worker: one for one in newer}}
 
 
 def fleet_from(advertisements: Iterable[Advertisement]) -> Fleet:

@@ -29,7 +29,7 @@ def labels_of(mapping: Mapping[str, str]) -> Labels:
 
 
 def brief(digest: str) -> str:
-    """A digest as nodes and demands name it: 16 characters, for an advertisement has room for 5,000 in all.
+    """A digest as nodes and demands name it: 16 characters, for each advertisement names a hundred.
 
     What is no SHA-256 stays as it is.
     """

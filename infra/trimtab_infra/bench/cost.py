@@ -120,7 +120,7 @@ async def _advertise_all(database: str, control: ControlPlane, workers: int) -> 
     try:
         tags = await connection.fetchval("SELECT tags FROM variable LIMIT 1")
         fleet = [advertisement(number, time.time()) for number in range(1, workers)]
-        rows = [(control._variable_of(one.worker), json.dumps(one.to_text()), tags) for one in fleet]
+        rows = [(control.notices.name_of(one.worker), json.dumps(one.to_parts().head), tags) for one in fleet]
         await connection.executemany("INSERT INTO variable (name, value, tags) VALUES ($1, $2, $3)", rows)
     finally:
         await connection.close()
@@ -149,7 +149,7 @@ async def _requests(
     return {
         "sync": await bench.each(sync),
         "advertise": await bench.each(lambda number: control.publish(advertisement(number % workers, time.time()))),
-        "roll_read": await bench.each(lambda _: control.advertisements()),
+        "roll_read": await bench.each(lambda _: control.board()),
         "queues": await bench.each(lambda _: control.queue_priorities(set())),
         "policy": await bench.each(lambda _: control.policy()),
         "whole_queue": await bench.each(lambda _: control.waiting(30.0, priorities)),

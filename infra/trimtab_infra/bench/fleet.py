@@ -34,7 +34,7 @@ from rich.console import Console
 from trimtab_infra.bench import fleet_flow
 from trimtab_infra.bench.fleet_parts import Proxy, Server, Stretch, Worker, postgres, read_stretches, violations
 from trimtab_infra.bench.fleet_plan import Asked, planned_empty_s
-from trimtab_work_pools.advertise import Advertisement
+from trimtab_work_pools.advertise import Advertisement, Board
 from trimtab_work_pools.worker import GpuProcessWorker
 
 __all__ = ["fleet"]
@@ -202,8 +202,9 @@ def _await_fleet(client: SyncPrefectClient, count: int) -> list[Advertisement]:
     while time.monotonic() < end:
         body = {"variables": {"tags": {"all_": ["trimtab-fleet:fleet"]}}, "limit": 200}
         found = client._client.post("/variables/filter", json=body).json()
-        if len(found) >= count:
-            return [Advertisement.from_text(row["value"], row["name"]) for row in found]
+        advertised = Board.read({row["name"]: row["value"] for row in found}).advertisements
+        if len(advertised) >= count:
+            return list(advertised)
         time.sleep(0.5)
     raise RuntimeError(f"{count} workers were not advertised within {_STARTED_BY_S:g} s")
 

@@ -13,7 +13,7 @@ from prefect.events import Event, RelatedResource, Resource
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 from prefect.states import Cancelled, Failed, Running
 
-from trimtab_work_pools.advertise import Advertisement, roll_to_text
+from trimtab_work_pools.advertise import Advertisement, Board, roll_to_text
 from trimtab_work_pools.resources import Node
 from trimtab_work_pools.worker.control_plane import ControlPlane
 from trimtab_work_pools.worker.dispatcher import Dispatcher
@@ -145,7 +145,7 @@ async def test_a_worker_that_leaves_is_not_advertised_again_by_the_round_it_was_
             rounds.start_soon(dispatcher.pick, 10.0, None, None)
             await anyio.wait_all_tasks_blocked()
             await dispatcher.withdraw()
-        assert await control.advertisements() == ([], [])
+        assert await control.board() == Board()
         assert await dispatcher.pick(10.0, None, None) == []
-        assert await control.advertisements() == ([], [])
+        assert await control.board() == Board()
         dispatcher.close()

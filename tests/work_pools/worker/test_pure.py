@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import json
 import os
 import subprocess
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from node_cases import read_node
 from strategies import demands, inventories
 
-from trimtab_work_pools.advertise import Advertisement, AdvertisementError, current, later
+from trimtab_work_pools.advertise import Advertisement, AdvertisementError, Board, current, later
 from trimtab_work_pools.fit import Fit, fit
 from trimtab_work_pools.inventory import Devices, GpuReading, Host, HostReading
 from trimtab_work_pools.ledger import Holding, Ledger
@@ -79,7 +79,7 @@ def test_a_holding_outlasts_what_befalls_its_device() -> None:
 # --- advertisements ---
 
 
-def test_an_advertisement_comes_back_as_it_was_and_fits_a_variable() -> None:
+def test_an_advertisement_comes_back_as_it_was() -> None:
     node = read_node(
         "a-host-with-a-long-name.example.com",
         {"gpus": {"count": 16, "nvlink": [list(range(16))]}, "labels": {"region": "eu"}},
@@ -90,30 +90,15 @@ def test_an_advertisement_comes_back_as_it_was_and_fits_a_variable() -> None:
         ledger = ledger.reserve(holding(f"0000-{number:032d}", ledger.free(), demand))
     for held in (ledger.holdings, ()):
         said = advertise(node, *held)
-        assert len(said.to_text()) < 5000
         assert Advertisement.from_text(said.to_text(), "here") == said
-
-
-def test_cached_data_never_makes_an_advertisement_too_long() -> None:
-    digests = frozenset(hashlib.sha256(bytes([number])).hexdigest()[:16] for number in range(250))
-    node = dataclasses.replace(read_node("host", {"gpus": {"count": 16}}), cached_digests=digests)
-    assert Advertisement.from_text(advertise(node).to_text(), "here").node == node
-    ledger = Ledger(node)
-    for number in range(48):
-        demand = Demand(
-            gpus=1, gpu_share_milli=330, cpu_milli=1000, team=f"team-{number * 7919}", expected_s=number * 7.7
-        )
-        ledger = ledger.reserve(holding(hashlib.sha256(bytes([number])).hexdigest()[:36], ledger.free(), demand))
-    text = advertise(node, *ledger.holdings).to_text()
-    assert len(text) <= 5000
-    said = Advertisement.from_text(text, "here")
-    assert said.holdings == ledger.holdings
-    assert said.node.cached_digests < digests
+        parts = said.to_parts()
+        values = {"head": parts.head, **{f"part {number}": value for number, value in parts.rest}}
+        assert Board.read(values) == Board((said,))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "zlib:nonsense", "[1]", '{"worker": 1}', "zlib:" + "0" * 40])
 def test_what_is_no_advertisement_is_named(text: str) -> None:
-    with pytest.raises(AdvertisementError, match="variable x is no advertisement"):
+    with pytest.raises(AdvertisementError, match="is no advertisement of a worker"):
         Advertisement.from_text(text, "variable x")
 
 
@@ -128,9 +113,20 @@ def test_what_has_expired_counts_no_more_and_of_two_the_later() -> None:
 def test_what_was_heard_since_is_later_than_what_is_on_the_server() -> None:
     node = read_node("a", {})
     read, heard = advertise(node), advertise(node, expires_s=NOW_S + 40)
-    assert later({"w-a": read}, {"w-a": heard}) == {"w-a": heard}
-    assert later({"w-a": heard}, {"w-a": read}) == {"w-a": heard}
-    assert later({}, {"w-a": heard}) == {}, "it has withdrawn"
+    assert later(Board((read,)), {"w-a": heard}) == {"w-a": heard}
+    assert later(Board((heard,)), {"w-a": read}) == {"w-a": heard}
+    assert later(Board(), {"w-a": heard}) == {}, "it has withdrawn"
+
+
+def test_who_is_there_and_cannot_be_read_still_holds_what_was_heard_of_it() -> None:
+    node = read_node("a", {})
+    heard = advertise(node)
+    until_s = heard.expires_s + 10
+    newer = json.dumps({"worker": "w-a", "expires_s": until_s, "node": {"form": "of the year 2031"}})
+    board = Board.read({"variable x": newer, "variable y": json.dumps({"worker": "w-b", "expires_s": until_s})})
+    assert [(sign.worker, sign.expires_s) for sign in board.silent] == [("w-a", until_s), ("w-b", until_s)]
+    assert "what worker 'w-a' says is no advertisement of a worker" in board.problems[0]
+    assert later(board, {"w-a": heard}) == {"w-a": dataclasses.replace(heard, expires_s=until_s)}
 
 
 # --- picking ---

@@ -29,8 +29,8 @@ async def admit(client: PrefectClient, control: ControlPlane, pool: str, worker_
             f"work pool {pool!r} is of type {found.type!r}, and this worker is of type {worker_type!r}: start it with"
             f" --type {found.type}, or make a pool for it: prefect work-pool create NAME --type {worker_type}"
         )
-    advertised, _ = await control.advertisements()
-    why = clash(own, current(advertised, control.now_s()))
+    board = await control.board()
+    why = clash(own, current(board.advertisements, control.now_s()))
     if why:
         raise NotAdmitted(why)
 

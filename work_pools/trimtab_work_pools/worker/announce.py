@@ -20,11 +20,18 @@ _OF_INTEREST = ["prefect.flow-run.", "prefect.deployment.", "prefect.work-queue.
 _OF_NO_INTEREST = [f"prefect.flow-run.{name}" for name in ("heartbeat", "Submitting", "Running", "Completed")]
 """The claim was heard of before, and the room that a run leaves is announced by its worker. Each event that is sent
 costs the server something for each worker of the pool."""
+_LONGEST = 250_000
+"""Characters of an advertisement in an event, which is sent to every worker of the pool. The server drops events over
+1,500,000 bytes, and a subscriber's websocket breaks at 1,048,576."""
 _RETRY_S = 5.0
 
 
 def announce(pool_resource: str, pool: str, worker: str, advertisement: str = "") -> None:
-    """Tells all what this worker's node is like now; nothing: it is not offered any more. Sent in the background."""
+    """Tells all what this worker's node is like now; nothing: it is not offered any more. Sent in the background. What
+    is too long for an event is only said to have changed: peers read it.
+    """
+    if len(advertisement) > _LONGEST:
+        advertisement = "changed"
     resource = {"prefect.resource.id": f"trimtab.node.{worker}", "prefect.resource.name": worker}
     payload = {"work_pool": pool, "worker": worker, "advertisement": advertisement}
     emit_event(NODE_CHANGED, resource, related=[_role(pool_resource)], payload=payload)

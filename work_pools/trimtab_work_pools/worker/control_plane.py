@@ -7,7 +7,6 @@ queue is read in pages, beyond the 200 runs that a worker's poll returns. All of
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -38,15 +37,16 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Crashed, Failed, Scheduled
 from prefect.types._datetime import DateTime, from_timestamp
 
-from trimtab_work_pools.advertise import Advertisement, AdvertisementError
+from trimtab_work_pools.advertise import Advertisement, Board
 from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import Demand
+from trimtab_work_pools.server.notices import Notices
 from trimtab_work_pools.wishes import DemandError, read_demand
 from trimtab_work_pools.worker.endings import completed_after_all
 from trimtab_work_pools.worker.picking import NODE, Queued
 from trimtab_work_pools.worker.pool_policy import read_policy
 
-__all__ = ["RETRIES", "ControlPlane", "Waiting", "persistently", "retries_in_process", "server_answers"]
+__all__ = ["RETRIES", "ControlPlane", "Waiting", "persistently", "refused", "retries_in_process", "server_answers"]
 
 _NEXT: Mapping[str, Any] = {"GangEnded": Cancelled, "GangFailed": Failed}
 """What becomes of runs that are stopped for such a reason; of all others: they are scheduled."""
@@ -54,6 +54,11 @@ RETRIES = "AwaitingRetry"
 """Name of the state of a run between two tries of its flow."""
 _TRY_AGAIN_S, _TRY_AGAIN_AT_MOST_S = 1.0, 30.0
 _SAME_CLOCK_S = 3.0
+_AWAY = (
+    httpx.codes.REQUEST_TIMEOUT,
+    httpx.codes.TOO_MANY_REQUESTS,
+)
+"""What a server answers that takes the same at another time."""
 _PAGE = 200
 _MOST = 5000
 """Runs read at most: beyond them, what waits is too far behind to start now."""
@@ -77,7 +82,7 @@ class ControlPlane:
 
     def __init__(self, client: PrefectClient, pool: str) -> None:
         self._client, self._pool = client, pool
-        self._tag = f"trimtab-fleet:{pool}"
+        self.notices = Notices(self._call, pool)
         self._deployments: dict[UUID, tuple[str, dict[str, Any]]] = {}
         self._ahead_s = 0.0
         self._pool_resource = ""
@@ -95,36 +100,16 @@ class ControlPlane:
     # --- advertisements ---
 
     async def publish(self, advertisement: Advertisement) -> None:
-        """Writes the variable of this worker, making it the first time."""
-        name, value = self._variable_of(advertisement.worker), advertisement.to_text()
-        response = await self._call("PATCH", f"/variables/name/{name}", {"value": value}, missing_is_fine=True)
-        if response is None:
-            await self._call("POST", "/variables/", {"name": name, "value": value, "tags": ["trimtab", self._tag]})
+        """Writes what this worker advertises. Raises httpx.HTTPError."""
+        await self.notices.publish(advertisement)
 
     async def withdraw(self, worker: str) -> None:
-        """Takes this worker's variable away."""
-        await self._call("DELETE", f"/variables/name/{self._variable_of(worker)}", None, missing_is_fine=True)
+        """Takes it away."""
+        await self.notices.withdraw(worker)
 
-    async def advertisements(self) -> tuple[list[Advertisement], list[str]]:
-        """All that are on the server, expired or not; and a sentence for each that cannot be read."""
-        found: list[Advertisement] = []
-        problems: list[str] = []
-        while True:
-            body = {"variables": {"tags": {"all_": [self._tag]}}, "limit": _PAGE, "offset": len(found) + len(problems)}
-            response = await self._call("POST", "/variables/filter", body)
-            rows = response.json() if response is not None else []
-            for row in rows:
-                try:
-                    found.append(Advertisement.from_text(str(row["value"]), f"variable {row['name']}"))
-                except AdvertisementError as error:
-                    problems.append(str(error).splitlines()[0])
-            if len(rows) < _PAGE:
-                return found, problems
-
-    def _variable_of(self, worker: str) -> str:
-        readable = re.sub(r"[^a-z0-9]+", "-", f"{self._pool}-{worker}".lower())[:60].strip("-")
-        digest = hashlib.sha256(f"{self._pool}/{worker}".encode()).hexdigest()[:10]
-        return f"trimtab-node-{readable}-{digest}"
+    async def board(self) -> Board:
+        """What all advertise."""
+        return await self.notices.board()
 
     # --- what the planner aims at ---
 
@@ -308,6 +293,12 @@ async def server_answers() -> None:
         await persistently(ask, "the Prefect server answers")
 
 
+def refused(error: httpx.HTTPError) -> bool:
+    """Whether the server does not want what it was asked for; else it is away, and can be asked again."""
+    status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+    return 400 <= status < 500 and status not in _AWAY
+
+
 async def persistently(write: Callable[[], Awaitable[None]], what: str, refused_is_raised: bool = False) -> None:
     """Writes to the server, however long that is away. What the server refuses is logged and given up, or raised."""
     logger, pause_s = get_logger("trimtab.worker"), _TRY_AGAIN_S
@@ -315,8 +306,7 @@ async def persistently(write: Callable[[], Awaitable[None]], what: str, refused_
         try:
             return await write()
         except httpx.HTTPError as error:
-            status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
-            if 400 <= status < 500 and status not in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS):
+            if refused(error):
                 if refused_is_raised:
                     raise
                 logger.error("The Prefect server refuses this (%s): %s", what, error)

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import anyio
 import anyio.to_thread
+import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 
@@ -26,7 +27,7 @@ from trimtab_work_pools.resources import CapacityError, Node, Placement
 from trimtab_work_pools.worker.admission import NotAdmitted, admit
 from trimtab_work_pools.worker.aftermath import largest_of
 from trimtab_work_pools.worker.announce import announce
-from trimtab_work_pools.worker.control_plane import Waiting, persistently
+from trimtab_work_pools.worker.control_plane import Waiting, persistently, refused
 from trimtab_work_pools.worker.gang import Gangs
 from trimtab_work_pools.worker.held_runs import HeldRuns
 from trimtab_work_pools.worker.host_claims import HostClaim, created_s
@@ -62,7 +63,7 @@ class Dispatcher(HeldRuns):
         self._gangs: dict[str, tuple[str, ...]] = {}
         self._lock = anyio.Lock()
         self._draining = self._gone = False
-        self._announced, self._published_s = "", 0.0
+        self._announced, self._published_s, self._refused = "", 0.0, ""
 
     # --- starting and stopping ---
 
@@ -213,7 +214,17 @@ class Dispatcher(HeldRuns):
             self._announced = said
             announce(await self._control.pool_resource(), self._pool, self._worker, advertisement.to_text())
         if force or self._now_s() - self._published_s >= RENEW_S:
-            await self._control.publish(advertisement)
+            try:
+                await self._control.publish(advertisement)
+            except httpx.HTTPStatusError as error:
+                if not refused(error):
+                    raise
+                why = f"{error}: {error.response.text[:500]}"
+                if why != self._refused:  # peers hear of this node by its announcements
+                    self._logger.error("The Prefect server refuses what this worker advertises: %s", why)
+                self._refused = why
+                return
+            self._refused = ""
             self._published_s = self._now_s()  # only now: one that was not written is tried again in the next round
 
     def _advertisement(self, ledger: Ledger) -> Advertisement:

@@ -6,7 +6,6 @@ reads all and calls the roll; the others read when somebody is called whom they 
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 from prefect.logging import get_logger
 
 from trimtab_work_pools.advertise import Advertisement, AdvertisementError, later, roll_from_text
+from trimtab_work_pools.rules.parts import Sign
 from trimtab_work_pools.worker.announce import call_roll
 from trimtab_work_pools.worker.control_plane import ControlPlane
 from trimtab_work_pools.worker.pace import ROLL_S
@@ -31,6 +31,8 @@ class Peers:
     def __init__(self, worker: str, pool: str, control: ControlPlane) -> None:
         self._worker, self._pool, self._control = worker, pool, control
         self._known: dict[str, Advertisement] = {}
+        self.silent: tuple[Sign, ...] = ()
+        self._said: set[str] = set()
         self._read_s = 0.0
         self._no_roll_s = _NO_ROLL_S + random.uniform(0.0, _SPREAD_S)
 
@@ -38,12 +40,14 @@ class Peers:
         """All that is known of them; some of it may have expired. `leads`: this worker reads for all."""
         if self._control.now_s() - self._read_s > (ROLL_S if leads else self._no_roll_s):
             self._read_s = self._control.now_s()
-            advertised, problems = await self._control.advertisements()
-            for problem in problems:
-                get_logger("trimtab.worker").warning("%s; it is ignored", problem)
-            self._known = later({one.worker: one for one in advertised}, self._known)
+            board = await self._control.board()
+            for problem in set(board.problems) - self._said:
+                get_logger("trimtab.worker").warning("%s; what was known of it before still holds", problem)
+            self._said = set(board.problems)
+            self._known, self.silent = later(board, self._known), board.silent
             if leads:
-                expires_s = {one.worker: one.expires_s for one in advertised}
+                expires_s = {one.worker: one.expires_s for one in board.silent}
+                expires_s |= {one.worker: one.expires_s for one in board.advertisements}
                 call_roll(await self._control.pool_resource(), self._pool, self._worker, expires_s)
         return [one for worker, one in self._known.items() if worker != self._worker]
 
@@ -52,10 +56,13 @@ class Peers:
         if payload.get("work_pool") != self._pool or payload.get("worker") == self._worker:
             return False
         worker, text = str(payload.get("worker")), str(payload.get("advertisement") or "")
-        self._known.pop(worker, None)
         if text:
-            with contextlib.suppress(AdvertisementError):  # what is on the server is read soon
+            try:
                 self._known[worker] = Advertisement.from_text(text, f"the announcement of {worker}")
+            except AdvertisementError:  # too long for an event, or of a newer version
+                self._read_s = 0.0
+        else:
+            self._known.pop(worker, None)
         return True
 
     def roll_called(self, payload: Mapping[str, Any]) -> bool:
@@ -69,10 +76,7 @@ class Peers:
         for worker, one in self._known.items():
             self._known[worker] = replace(one, expires_s=max(one.expires_s, expires_s.get(worker, 0.0)))
         now_s = self._control.now_s()
-        unknown = any(
-            worker not in self._known and worker != self._worker
-            for worker, until_s in expires_s.items()
-            if until_s > now_s
-        )
+        there = {worker for worker, until_s in expires_s.items() if until_s > now_s}
+        unknown = bool(there - self._known.keys() - {self._worker, *(sign.worker for sign in self.silent)})
         self._read_s = 0.0 if unknown else now_s
         return unknown

@@ -1,0 +1,1 @@
+"""What is read from the Prefect server, and written to it."""
