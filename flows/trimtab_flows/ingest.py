@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import INPUTS, NO_CACHE, TASK_SOURCE
 from pydantic import BaseModel
 
@@ -111,6 +111,7 @@ def ingest(recipe: str, window: str, landed: dict[str, str] | None = None) -> In
     """
     loaded = load_recipe(recipe)
     found, code, period = loaded.recipe, loaded.code, Window.parse(window)
+    get_run_logger().info("code %s", loaded.source)
     if landed is None:
         version = found.version(period)
         # A source that cannot tell its version is read each time: what it returns then decides what is done again.

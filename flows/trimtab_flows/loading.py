@@ -7,17 +7,18 @@ RecipeError (ValueError)
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 from trimtab_flows.contracts.contract import Contract
 from trimtab_flows.recipe import Label, Metric, Recipe
+from trimtab_flows.recipe_source import RecipeSource, read_source
 from trimtab_flows.windows import InvalidWindow, Window
 
 __all__ = ["BrokenRecipe", "LoadedRecipe", "RecipeError", "UnknownRecipe", "load_recipe"]
@@ -39,11 +40,21 @@ class BrokenRecipe(RecipeError):
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe, the reference it was found by, and the SHA-256 of the source file that defines it."""
+    """A recipe, the reference it was found by, and its code.
+
+    Attributes:
+        code: SHA-256 (hex) over ``source``: part of the key of all that is made with the recipe.
+        source: its own modules, as they were when it was imported.
+    """
 
     reference: str
     recipe: Recipe
     code: str
+    source: RecipeSource = field(default_factory=lambda: RecipeSource(()))
+
+
+#: The source of each module that recipes were loaded from here. A file that is changed later is not what runs.
+_sources: dict[str, tuple[ModuleType, RecipeSource]] = {}
 
 
 def load_recipe(reference: str) -> LoadedRecipe:
@@ -91,9 +102,15 @@ def load_recipe(reference: str) -> LoadedRecipe:
     problems = list(_problems(recipe))
     if problems:
         raise BrokenRecipe(f"recipe {reference!r}: " + "; ".join(problems))
-    source = inspect.getsourcefile(type(recipe)) or module.__file__
-    code = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
-    return LoadedRecipe(reference, recipe, code)
+    source = _source_of(module)
+    return LoadedRecipe(reference, recipe, source.digest, source)
+
+
+def _source_of(module: ModuleType) -> RecipeSource:
+    known = _sources.get(module.__name__)
+    if known is None or known[0] is not module:
+        known = _sources[module.__name__] = (module, read_source(module.__name__))
+    return known[1]
 
 
 def _where(error: BaseException) -> str:

@@ -9,19 +9,18 @@ ManifestNotFound (KeyError)
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import math
 import struct
-import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from trimtab_blocks.stores import BlobNotFound, InvalidKey, Store
+from trimtab_flows.recipe_source import RecipeSource, find_file, read_source
 from trimtab_flows.surroundings import Code, Devices, Environment, Gpu, read_code, read_devices, read_environment
 
 __all__ = [
@@ -38,8 +37,11 @@ __all__ = [
     "save",
 ]
 
-#: Of the JSON form. A reader refuses any other.
-SCHEMA = 1
+#: Of the JSON form. A reader takes it and those before it, and refuses any other.
+SCHEMA = 2
+
+#: Fields that a schema added to the one before it, with what they are in a manifest that has them not.
+_ADDED: dict[int, dict[str, Any]] = {2: {"recipe_modules": {}}}
 
 
 class ManifestError(ValueError):
@@ -70,6 +72,8 @@ class Manifest:
         stage: ``train``, ``score`` ...
         recipe: ``module:attribute``.
         recipe_digest: SHA-256 of the source file of the recipe's module.
+        recipe_modules: SHA-256 of the file of each module of the recipe's own project that it imports, by the module's
+            name (``recipe_source``); empty in a manifest of schema 1.
         code: checkout of the recipe, and Trimtab itself.
         parameters: plain JSON.
         seed: of everything random.
@@ -92,10 +96,12 @@ class Manifest:
     devices: Devices
     created_at: str
     flow_run_id: str | None = None
+    recipe_modules: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
 
     def to_json(self) -> str:
-        """The manifest as JSON, for people and for ``from_json``."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1)
+        """The manifest as JSON, for people and for ``from_json``, in the schema that it was written in."""
+        return json.dumps(_fields(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
@@ -110,13 +116,13 @@ class Manifest:
             schema = fields.pop("schema")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CorruptManifest(f"this is no manifest: {type(error).__name__}: {error}") from None
-        if schema != SCHEMA:
+        if schema not in range(1, SCHEMA + 1):
             raise UnknownSchema(
-                f"manifest {fields.get('id')} has schema {schema!r}, and this version of Trimtab reads {SCHEMA} only: "
+                f"manifest {fields.get('id')} has schema {schema!r}, and this version of Trimtab reads 1 to {SCHEMA}: "
                 "use the version that wrote it (it is named in the manifest under code, package_version)"
             )
         try:
-            manifest = _from_fields(fields)
+            manifest = _from_fields({**fields, **_later_fields(schema), "schema": schema})
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise CorruptManifest(
                 f"manifest {fields.get('id')} lacks a part: {type(error).__name__}: {error}"
@@ -166,13 +172,14 @@ def collect(
     Raises:
         ManifestError: a parameter is not plain JSON, or the recipe's module has no source file.
     """
-    source = _source_file(recipe)
+    file, source = _source_of(recipe)
     manifest = Manifest(
         id="",
         stage=stage,
         recipe=recipe,
-        recipe_digest=hashlib.sha256(source.read_bytes()).hexdigest(),
-        code=read_code(source),
+        recipe_digest=dict(source.modules)[recipe.partition(":")[0]],
+        recipe_modules=dict(source.modules),
+        code=read_code(file),
         parameters={str(name): _plain(value, str(name)) for name, value in parameters.items()},
         seed=int(seed),
         environment=read_environment(),
@@ -215,6 +222,7 @@ def compare(old: Manifest, new: Manifest) -> tuple[Difference, ...]:
             _changed("stage", {"": old.stage}, {"": new.stage}),
             _changed("recipe", {"": old.recipe}, {"": new.recipe}),
             _changed("recipe source", {"": old.recipe_digest[:12]}, {"": new.recipe_digest[:12]}),
+            _modules_changed(old, new),
             _code_changed(old.code, new.code),
             _changed("parameter", dict(_leaves(old.parameters)), dict(_leaves(new.parameters))),
             _changed("seed", {"": str(old.seed)}, {"": str(new.seed)}),
@@ -252,6 +260,18 @@ def _changed(part: str, old: Mapping[str, str], new: Mapping[str, str]) -> Itera
     for name in {**old, **new}:
         if old.get(name) != new.get(name):
             yield Difference(part, name, old.get(name), new.get(name))
+
+
+def _modules_changed(old: Manifest, new: Manifest) -> Iterator[Difference]:
+    """Modules beside the recipe's own, where both manifests know of them."""
+    if min(old.schema, new.schema) < 2:
+        return
+
+    def shown(manifest: Manifest) -> dict[str, str]:
+        own = manifest.recipe.partition(":")[0]
+        return {name: digest[:12] for name, digest in manifest.recipe_modules.items() if name != own}
+
+    yield from _changed("recipe module", shown(old), shown(new))
 
 
 def _code_changed(old: Code, new: Code) -> Iterator[Difference]:
@@ -317,26 +337,35 @@ def _plain(value: Any, path: str) -> Any:
     )
 
 
-def _source_file(recipe: str) -> Path:
-    """The source file of the module that a recipe's reference names; the module itself is not run for this."""
+def _source_of(recipe: str) -> tuple[Path, RecipeSource]:
+    """File and source of the module that a recipe's reference names; nothing is run for this."""
     module = recipe.partition(":")[0]
     try:
-        file = getattr(sys.modules.get(module), "__file__", None)
-        if file is None:
-            found = importlib.util.find_spec(module)
-            file = found.origin if found else None
+        file, source = find_file(module), read_source(module)
     except (ImportError, ValueError) as error:
-        raise ManifestError(f"recipe {recipe!r}: its module is not found ({error})") from None
-    if file is None or not Path(file).is_file():
-        raise ManifestError(f"recipe {recipe!r}: module {module!r} has no source file; write module:attribute")
-    return Path(file)
+        raise ManifestError(
+            f"recipe {recipe!r}: {error}; write module:attribute, for a module with a source file"
+        ) from None
+    return file, source
 
 
 def _identified(manifest: Manifest) -> Manifest:
     """The manifest with the id that its content has."""
-    fields = asdict(replace(manifest, id=""))
-    text = json.dumps({"schema": SCHEMA, **fields}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    fields = _fields(replace(manifest, id=""))
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return replace(manifest, id=hashlib.sha256(text.encode()).hexdigest())
+
+
+def _later_fields(schema: int) -> dict[str, Any]:
+    """What came after a schema."""
+    return {name: value for later, added in _ADDED.items() if later > schema for name, value in added.items()}
+
+
+def _fields(manifest: Manifest) -> dict[str, Any]:
+    """The fields of a manifest, those of its own schema."""
+    fields = asdict(manifest)
+    later = _later_fields(manifest.schema)
+    return {"schema": fields.pop("schema")} | {name: value for name, value in fields.items() if name not in later}
 
 
 def _from_fields(fields: dict[str, Any]) -> Manifest:

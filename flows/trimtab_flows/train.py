@@ -13,7 +13,7 @@ import polars as pl
 from mlflow.entities import Param, Run
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.types import Schema
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import INPUTS, TASK_SOURCE
 from pydantic import BaseModel
@@ -120,6 +120,7 @@ def train(recipe: str, windows: str, parameters: dict[str, Any] | None = None, s
         allowed = ", ".join(sorted(loaded.recipe.parameters))
         raise ValueError(f"recipe {recipe} has no parameter {', '.join(unknown)}; it has {allowed}")
     chosen = {**loaded.recipe.parameters, **(parameters or {})}
+    get_run_logger().info("code %s", loaded.source)
     return fit_model(recipe, loaded.code, windows, find_features(recipe, windows), chosen, seed)
 
 

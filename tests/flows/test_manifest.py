@@ -136,8 +136,21 @@ def test_a_manifest_under_another_id_is_refused(tmp_path: Path) -> None:
 
 def test_another_schema_is_refused() -> None:
     fields = json.loads(collected().to_json())
-    with pytest.raises(UnknownSchema, match=r"has schema 7, and this version of Trimtab reads 1 only"):
+    with pytest.raises(UnknownSchema, match=r"has schema 7, and this version of Trimtab reads 1 to 2: "):
         Manifest.from_json(json.dumps({**fields, "schema": 7, "future": "part"}))
+
+
+def test_a_manifest_of_schema_1_is_read_as_it_was_written() -> None:
+    text = (Path(__file__).parent.parent / "cases/manifests/schema_1.json").read_text()
+    manifest = Manifest.from_json(text)
+    assert (manifest.schema, manifest.recipe_modules) == (1, {})
+    assert json.loads(manifest.to_json()) == json.loads(text)
+    assert Manifest.from_json(json.dumps({**json.loads(text), "recipe_modules": {"flights": A}})) == manifest
+    new = replace(manifest, schema=2, recipe_modules={"flights": A, "prepare": B})
+    assert compare(manifest, new) == ()
+    assert words(replace(new, recipe_modules={"prepare": C}), new) == [
+        "recipe module prepare bbbbbbbbbbbb -> cccccccccccc"
+    ]
 
 
 @pytest.mark.parametrize(
