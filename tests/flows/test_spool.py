@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -228,6 +229,67 @@ def test_a_long_run_does_not_fill_the_disk(tmp_path: Path, server: Server, clien
     assert largest < 100_000 < 30 * 300 * 45
     assert steps(client, run_id, f"metric/0/{'x' * 30}") == list(range(30))
     assert list(tmp_path.iterdir()) == []
+
+
+#: A writer, or one that takes what others left: MLflow's part is played by a file, each line a step and who sent it.
+PEER = """
+import os, sys, time
+from pathlib import Path
+from trimtab_flows.spool import MetricSpool, replay
+from trimtab_flows.spool.sending import Answer
+
+folder, role = Path(sys.argv[1]), sys.argv[2]
+
+def send(entries):
+    if (folder / "away").exists():
+        return Answer.LATER, "away"
+    with (folder / "sent").open("a") as file:
+        file.write("".join(f"{entry.step} {role}\\n" for entry in entries))
+    return Answer.TAKEN, ""
+
+if role.startswith("writer"):
+    spool = MetricSpool(folder / "spool", "run", send=send)
+    log = lambda step: spool.log({f"{'x' * 200}{number}": 1.0 for number in range(100)}, step)
+    for step in range(100):
+        log(step)
+    while spool.waiting() or max(file.stat().st_size for file in (folder / "spool").glob("*.metrics")) > 2**20:
+        time.sleep(0.01)
+    (folder / "away").touch()
+    for step in range(100, 150):
+        log(step)
+    child = os.fork() if role == "writer-with-child" else None
+    if child != 0:
+        print("ready", child or "", flush=True)
+    time.sleep(600)
+else:
+    done = replay(folder / "spool", send=send)
+    print(done.sent, done.refused, done.left)
+"""
+
+
+def start_peer(folder: Path, role: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", PEER, str(folder), role], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("role", ["writer", "writer-with-child"])
+def test_a_spool_is_its_writers_for_as_long_as_that_lives_and_then_delivered_once(tmp_path: Path, role: str) -> None:
+    """2 MiB were sent and cut away and MLflow is away: nobody else finds anything left while the writer lives."""
+    with start_peer(tmp_path, role) as writer:
+        assert writer.stdout is not None
+        child = writer.stdout.readline().split()[1:]
+        takers = [start_peer(tmp_path, f"taker-{number}") for number in range(2)]
+        assert [taker.communicate()[0] for taker in takers] == ["0 0 0\n"] * 2
+        writer.kill()
+    (tmp_path / "away").unlink()
+    takers = [start_peer(tmp_path, f"after-{number}") for number in range(4)]
+    assert sum(int(taker.communicate()[0].split()[0]) for taker in takers) == 50
+    for process in child:
+        os.kill(int(process), signal.SIGKILL)
+    sent = [line.split() for line in (tmp_path / "sent").read_text().splitlines()]
+    assert [int(step) for step, _ in sent] == list(range(150))
+    assert {who[:6] for step, who in sent if int(step) < 100} == {"writer"}
+    assert not any(who.startswith("taker") for _, who in sent)
+    assert list((tmp_path / "spool").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """The spool's file: lines that are on the disk when ``append`` returns, and a mark up to where they have been sent.
 
 One line is one call of ``MetricSpool.log``. A line cut short by a crash was never promised, and is passed over.
+
+Whose a file is, is told by a lock on the file itself (flock): the process that writes it holds it from before the file
+has its name until it is removed, whatever becomes of its content; the kernel lets go of it when the process is gone.
 """
 
 from __future__ import annotations
@@ -45,17 +48,29 @@ class Entry:
             raise ValueError(f"not an entry of a metric spool: {line[:80]!r}") from error
 
 
+#: Descriptors that hold a lock here. A process forked from this one is no owner: it would keep the lock after us.
+_held: set[int] = set()
+
+
+def _let_go_in_child() -> None:
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
 class Journal:
     """One process's lines for one run.
 
     Args:
-        path: the file; made with the first line.
+        path: the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._mark = path.with_suffix(".sent")
-        self._lock = path.with_suffix(".lock")
         self._refused = path.with_suffix(".refused")
 
     def size(self) -> int:
@@ -67,7 +82,6 @@ class Journal:
 
     def append(self, entry: Entry) -> None:
         """Write a line through to the disk."""
-        fresh = not self.path.exists()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             size = os.fstat(descriptor).st_size
@@ -79,8 +93,6 @@ class Journal:
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
-        if fresh:
-            _sync_folder(self.path.parent)
 
     def unsent(self) -> Iterator[tuple[Entry, int]]:
         """Entries after the mark, each with the mark that says it has been sent."""
@@ -112,23 +124,49 @@ class Journal:
         with self._refused.open("a") as file:
             file.write(json.dumps({"reason": reason, "entry": json.loads(entry.to_line())}) + "\n")
 
+    def begin_anew(self) -> None:
+        """Empty the file, all of which was sent; it stays its owner's."""
+        # The file first: a mark beyond the end is harmless, a file without its mark would be sent anew.
+        os.truncate(self.path, 0)
+        self._mark.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Remove the file and its mark; what was refused stays."""
-        # The file first: a mark without a file is harmless, a file without its mark would be sent anew.
         self.path.unlink(missing_ok=True)
         self._mark.unlink(missing_ok=True)
-        self._lock.unlink(missing_ok=True)
 
     @contextmanager
-    def sending(self) -> Iterator[bool]:
-        """Whether this process may send now: only one does at a time, so that the order is kept."""
-        with self._lock.open("w") as handle:
+    def owned(self) -> Iterator[None]:
+        """Make the file, and own it until the body ends, or this process."""
+        unnamed = self.path.with_suffix(".new")
+        with _holding(os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # It has its name when it is locked: nobody finds it without its owner.
+            unnamed.rename(self.path)
+            _sync_folder(self.path.parent)
+            yield
+
+    @contextmanager
+    def taken(self) -> Iterator[bool]:
+        """Whether its owner is gone and this process has it for the time of the body; one at a time has it."""
+        try:
+            opened = os.open(self.path, os.O_RDWR)
+        except FileNotFoundError:
+            yield False
+            return
+        with _holding(opened) as descriptor:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
                 return
-            yield True
+            # Another may have had it, and removed it, since it was opened.
+            yield self._is(descriptor)
+
+    def _is(self, descriptor: int) -> bool:
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(descriptor), self.path.stat())
+        return False
 
     def _ends_in_newline(self, size: int) -> bool:
         with self.path.open("rb") as file:
@@ -139,6 +177,18 @@ class Journal:
 def journals(folder: Path) -> list[Journal]:
     """The journals of a folder, oldest first."""
     return [Journal(path) for path in sorted(folder.glob(f"*{_SUFFIX}"))]
+
+
+@contextmanager
+def _holding(descriptor: int) -> Iterator[int]:
+    _held.add(descriptor)
+    try:
+        yield descriptor
+    finally:
+        # In a process forked meanwhile it is closed already, and the number may be another file's.
+        if descriptor in _held:
+            _held.remove(descriptor)
+            os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -81,9 +81,8 @@ class MetricSpool:
         self._closing = threading.Event()
         self._done = Replayed(0, 0, 0)
         self._pid = os.getpid()
-        # Before anything is written, so that nobody else's ``replay`` takes this spool for one left behind.
         self._ours = ExitStack()
-        assert self._ours.enter_context(self._journal.sending())
+        self._ours.enter_context(self._journal.owned())
         self._thread = threading.Thread(target=self._run, name="metric-spool", daemon=True)
         self._thread.start()
 
@@ -164,7 +163,7 @@ class MetricSpool:
         with self._writing:
             size = self._journal.size()
             if size > min(_CUT_BYTES, self._limit_bytes / 4) and self._journal.sent() >= size:
-                self._journal.remove()
+                self._journal.begin_anew()
 
 
 def replay(folder: Path, tracking_uri: str | None = None, *, send: Send | None = None) -> Replayed:
@@ -175,7 +174,7 @@ def replay(folder: Path, tracking_uri: str | None = None, *, send: Send | None =
     how = send or to_mlflow(tracking_uri or mlflow.get_tracking_uri())
     total = Replayed(0, 0, 0)
     for journal in journals(folder):
-        with journal.sending() as ours:
+        with journal.taken() as ours:
             if not ours:
                 continue
             # With MLflow away, the rest is counted and not tried.
