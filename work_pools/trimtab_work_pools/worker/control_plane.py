@@ -43,7 +43,7 @@ from trimtab_work_pools.resources import Demand
 from trimtab_work_pools.server.notices import Notices
 from trimtab_work_pools.wishes import DemandError, read_demand
 from trimtab_work_pools.worker.endings import completed_after_all
-from trimtab_work_pools.worker.picking import NODE, Queued
+from trimtab_work_pools.worker.picking import GANG, NODE, Queued
 from trimtab_work_pools.worker.pool_policy import read_policy
 
 __all__ = ["RETRIES", "ControlPlane", "Waiting", "persistently", "refused", "retries_in_process", "server_answers"]
@@ -201,7 +201,8 @@ class ControlPlane:
         except DemandError as error:
             return Waiting(run, None, due_s, asked_s, str(error))
         node = str(run.labels.get(NODE, ""))
-        return Waiting(run, Queued(str(run.id), demand, due_s, queue_priority, node), due_s, asked_s)
+        gang = str(run.labels.get(GANG, ""))
+        return Waiting(run, Queued(str(run.id), demand, due_s, queue_priority, node, gang), due_s, asked_s)
 
     async def active(self) -> int:
         """Runs of the pool that are claimed or running."""

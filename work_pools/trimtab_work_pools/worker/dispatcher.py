@@ -59,7 +59,7 @@ class Dispatcher(HeldRuns):
         self._telling = Telling(self._control, client, pool)
         self._planning = Planning(worker, pool, self._control, queues)
         self._lost_hosts = LostHosts(client, pool, self._aftermath)
-        self.gangs = Gangs(client, self._control, self.claim_of, self._stop_now)
+        self.gangs = Gangs(client, self._control, self.claim_of, self._stop_now, self.stopping.told, self.lost)
         self._gangs: dict[str, tuple[str, ...]] = {}
         self._lock = anyio.Lock()
         self._draining = self._gone = False

@@ -1,17 +1,19 @@
 """Runs on several nodes at once: the run itself is rank 0, on the node of the worker that claimed it; for every other
 node that worker makes a run of the same deployment, pinned to the node, with the same parameters and its own rank.
 
-All or nothing: members that do not all start in time, or one that is lost, end the gang, and rank 0 waits again; also
-when rank 0 has failed over that by itself. Each worker watches what it runs: rank 0 its members, a member rank 0. What
-belongs together is kept with the runs (a tag, a label), so that a worker that was started again knows it too.
+All or nothing: no rank begins before all hold their devices (`gangs` says how), and one that is lost ends the gang, and
+rank 0 waits again; also when rank 0 has failed over that by itself. Each worker watches what it runs: rank 0 its
+members, a member rank 0. What belongs together is kept with the runs (a tag, a label), so that a worker that was
+started again knows it too.
 """
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -19,20 +21,41 @@ import anyio
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
-from prefect.states import Cancelled, Failed, Scheduled
+from prefect.states import Cancelled, Failed, Pending, Scheduled
+from prefect.types._datetime import DateTime, from_timestamp
 
 from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.devices_env import GangMember, gang_environment
-from trimtab_work_pools.gangs import Member, Step, Verdict, leader_ended, leader_failed, members_say
+from trimtab_work_pools.gangs import (
+    CONFIRMED,
+    FOLLOWS_WITHIN_S,
+    GATHERING,
+    RESERVES_WITHIN_S,
+    WORD,
+    WORD_WITHIN_S,
+    Member,
+    Step,
+    Verdict,
+    follows,
+    gathered,
+    leader_ended,
+    leader_failed,
+    members_say,
+    word_given,
+)
 from trimtab_work_pools.worker.control_plane import ControlPlane, persistently
-from trimtab_work_pools.worker.picking import GANG, NODE
+from trimtab_work_pools.worker.picking import AWAITING, GANG, NODE
 
 __all__ = ["Gangs", "address_towards"]
 
 _LOOK_S = 2.0
+_GATHERING_LOOK_S = 0.5
+_WRITES_WITHIN_S = 15.0
+"""The word, and what is written before it."""
+_BACKOFF_S, _BACKOFF_AT_MOST_S = 1.0, 60.0
 _BROKEN, _FAILED, _ENDED = "GangBroken", "GangFailed", "GangEnded"
 _BROKEN_BEFORE = "trimtab.started-again.GangBroken"
 
@@ -43,14 +66,148 @@ Stop = Callable[[str, str, str], None]
 class Gangs:
     """The gangs that have a member under one worker."""
 
-    def __init__(self, client: PrefectClient, control: ControlPlane, claim_of: Callable[[str], str], stop: Stop):
+    def __init__(
+        self,
+        client: PrefectClient,
+        control: ControlPlane,
+        claim_of: Callable[[str], str],
+        stop: Stop,
+        told: Callable[[str], bool],
+        let_go: Callable[[UUID], None],
+    ) -> None:
+        """`told`: whether a run was told to stop. `let_go`: frees what a run holds here."""
         self._client, self._control = client, control
-        self._claim_of, self._stop = claim_of, stop
+        self._claim_of, self._stop, self._told_to_stop, self._let_go = claim_of, stop, told, let_go
+        self._tries: dict[str, int] = {}
+        self._environments: dict[str, dict[str, str]] = {}
         self._logger = get_logger("trimtab.worker")
 
-    async def gather(self, run: FlowRun, nodes: Sequence[str], gpus: int) -> dict[str, str]:
+    async def assembled(self, run: FlowRun, nodes: Sequence[str], gpus: int) -> bool:
+        """Whether a run that was just claimed may begin: at once, if it is one of no gang; else when all others hold
+        their devices. If it may not, what it holds here has been let go, and it waits again (a member is called off).
+        """
+        if nodes:
+            return await self._leads(run, nodes, gpus)
+        leader = run.labels.get(GANG)
+        return not leader or await self._follows(run, UUID(str(leader)))
+
+    def environment(self, run_id: UUID) -> dict[str, str]:
+        """What rank 0 of an assembled gang is told, once."""
+        return self._environments.pop(str(run_id), {})
+
+    async def _leads(self, run: FlowRun, nodes: Sequence[str], gpus: int) -> bool:
+        why = "its gang could not be gathered"
+        try:
+            with anyio.move_on_after(_WRITES_WITHIN_S):
+                await self._say(run.id, GATHERING, f"waits until {len(nodes)} other members hold their nodes")
+                self._environments[str(run.id)] = await self._gather(run, nodes, gpus)
+                why = ""
+            why = why or await self._until(run, len(nodes), gathered)
+            if not why:
+                why = "the word could not be given"
+                with anyio.move_on_after(_WRITES_WITHIN_S):
+                    await self._say(run.id, WORD, "all members hold their nodes")
+                    why = ""
+            why = why or await self._until(run, len(nodes), follows)
+        except (httpx.HTTPError, ObjectNotFound) as error:
+            why = f"the server does not answer, or refuses ({error})"
+        if not why:
+            self._tries.pop(str(run.id), None)
+            return True
+        self._environments.pop(str(run.id), None)
+        self._let_go(run.id)
+        self._logger.info("Gang of run %s is not started: %s", run.id, why)
+        await persistently(lambda: self._called_off(run, why), f"the gang of {run.id} is called off")
+        return False
+
+    async def _until(
+        self, run: FlowRun, expected: int, judge: Callable[[Sequence[Member], int, float], Verdict]
+    ) -> str:
+        """Returns why rank 0 may not begin; "" if it may."""
+        began_s = time.monotonic()
+        while True:
+            if self._told_to_stop(str(run.id)):
+                return "it was told to stop"
+            verdict = Verdict(Step.GO_ON)
+            try:
+                own = (await self._client.read_flow_run(run.id)).state
+                if own is None or own.type.value != "PENDING":
+                    return f"it is {own.name.lower() if own and own.name else 'not there any more'}"
+                members = await self._seen(run.id)
+                verdict = judge(members, expected, time.monotonic() - began_s)
+            except ObjectNotFound:
+                return "it is not there any more"
+            except httpx.HTTPError:  # nothing is known, but how long it has been so
+                if time.monotonic() - began_s > max(RESERVES_WITHIN_S, FOLLOWS_WITHIN_S):
+                    raise
+            if verdict.step is not Step.GO_ON:
+                return verdict.text if verdict.step is Step.AGAIN else ""
+            await anyio.sleep(_GATHERING_LOOK_S)
+
+    async def _called_off(self, run: FlowRun, why: str) -> None:
+        """The members first: one that still waits for the word must not get that of the next try."""
+        await self._dismiss(await self._members(run.id), "its gang was not started", everybody=True)
+        try:
+            state = (await self._client.read_flow_run(run.id)).state
+        except ObjectNotFound:
+            return
+        if state is None or state.type.value != "PENDING":
+            return
+        tries = self._tries[str(run.id)] = self._tries.get(str(run.id), 0) + 1
+        pause_s = min(_BACKOFF_AT_MOST_S, _BACKOFF_S * 2**tries) * random.uniform(0.5, 1.0)
+        due = cast(DateTime, from_timestamp(self._control.now_s() + pause_s, tz="UTC"))
+        waits: Any = Scheduled(name=AWAITING, message=f"all nodes at once: {why}", scheduled_time=due)
+        await self._client.set_flow_run_state(run.id, waits, force=True)
+
+    async def _follows(self, run: FlowRun, leader_id: UUID) -> bool:
+        began_s, why = time.monotonic(), "rank 0 gave no word"
+        verdict = Verdict(Step.GO_ON)
+        confirmed = False
+        while verdict.step is Step.GO_ON:
+            waited_s = time.monotonic() - began_s
+            try:
+                own, leader = await self._states(run.id, leader_id)
+                verdict = word_given(*_kind(own), *_kind_and_name(leader), waited_s)
+                if not confirmed and verdict.step is Step.GO_ON:
+                    await self._say(run.id, CONFIRMED, "holds its devices; waits for the rest of its gang")
+                    confirmed = True
+            except httpx.HTTPError as error:
+                if waited_s > WORD_WITHIN_S:
+                    verdict = Verdict(Step.AGAIN, f"the server does not answer ({error})")
+            if self._told_to_stop(str(run.id)):
+                verdict = Verdict(Step.AGAIN, "its worker was told to stop it")
+            if verdict.step is Step.GO_ON:
+                await anyio.sleep(_GATHERING_LOOK_S)
+        if verdict.step is Step.START:
+            return True
+        why = verdict.text
+        self._let_go(run.id)
+        self._logger.info("Run %s is not started: %s", run.id, why)
+        await persistently(lambda: self._ended(run.id, why), f"member {run.id} of a gang is called off")
+        return False
+
+    async def _ended(self, run_id: UUID, why: str) -> None:
+        try:
+            state = (await self._client.read_flow_run(run_id)).state
+        except ObjectNotFound:
+            return
+        if state is not None and state.type.value == "PENDING":
+            ended: Any = Cancelled(name=_ENDED, message=why)
+            await self._client.set_flow_run_state(run_id, ended, force=True)
+
+    async def _say(self, run_id: UUID, name: str, message: str) -> None:
+        """Of a claimed run, what it waits for. Raises httpx.HTTPError."""
+        state: Any = Pending(name=name, message=message)
+        await self._client.set_flow_run_state(run_id, state, force=True)
+
+    async def _states(self, run_id: UUID, leader_id: UUID) -> tuple[State | None, State | None]:
+        both = FlowRunFilter(id=FlowRunFilterId(any_=[run_id, leader_id]))
+        states = {one.id: one.state for one in await self._client.read_flow_runs(flow_run_filter=both)}
+        return states.get(run_id), states.get(leader_id)
+
+    async def _gather(self, run: FlowRun, nodes: Sequence[str], gpus: int) -> dict[str, str]:
         """Makes a run for each of the other `nodes`; returns what rank 0 is told."""
-        await self._dismiss(await self._members(run.id), "a gang of before")
+        await self._dismiss(await self._members(run.id), "a gang of before", everybody=True)
         address, port = address_towards(str(self._client.api_url)), _free_port()
         told = [
             gang_environment(GangMember(rank, len(nodes) + 1, address, port), gpus) for rank in range(len(nodes) + 1)
@@ -139,9 +296,7 @@ class Gangs:
         await self._client.set_flow_run_state(run.id, state, force=True)
 
     async def _watch_leader(self, run: FlowRun, leader_id: UUID) -> None:
-        both = FlowRunFilter(id=FlowRunFilterId(any_=[run.id, leader_id]))
-        states = {one.id: one.state for one in await self._client.read_flow_runs(flow_run_filter=both)}
-        own, state = states.get(run.id), states.get(leader_id)
+        own, state = await self._states(run.id, leader_id)
         if own and own.is_cancelled():  # rank 0 gathers another gang
             self._stop(str(run.id), _ENDED, own.message or "called off")
             return
@@ -163,6 +318,7 @@ class Gangs:
                 run.run_count > 0,
                 run.state.message or "" if run.state else "",
                 self._since_s(run),
+                run.state.name or "" if run.state else "",
             )
             for run in await self._members(leader_id)
         ]
@@ -171,10 +327,12 @@ class Gangs:
         """How long the run has been in its state."""
         return self._control.now_s() - run.state.timestamp.timestamp() if run.state else 0.0
 
-    async def _dismiss(self, members: Sequence[FlowRun], why: str) -> None:
-        """Those that wait are called off. Those that run are ended by their own worker, which watches rank 0."""
+    async def _dismiss(self, members: Sequence[FlowRun], why: str, everybody: bool = False) -> None:
+        """Those that wait are called off. Those that run are ended by their own worker, which watches rank 0; with
+        `everybody` they are called off too, and their workers see that.
+        """
         for member in members:
-            if member.state and (member.state.is_scheduled() or why == "a gang of before"):
+            if member.state and (member.state.is_scheduled() or everybody):
                 if not member.state.is_final():
                     state: Any = Cancelled(name=_ENDED, message=why)
                     await self._client.set_flow_run_state(member.id, state, force=True)
@@ -198,6 +356,14 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
+
+
+def _kind(state: State | None) -> tuple[str]:
+    return (state.type.value if state else "",)
+
+
+def _kind_and_name(state: State | None) -> tuple[str, str]:
+    return (state.type.value, state.name or "") if state else ("", "")
 
 
 def _broken_before(run: FlowRun) -> int:

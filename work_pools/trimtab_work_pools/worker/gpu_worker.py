@@ -172,10 +172,12 @@ class GpuWorker(Base):
                 await self._dispatcher.ended(flow_run.id, code, oom_killed)
 
     async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
-        """The claim. One that is lost gives the devices back at once."""
+        """The claim; of a gang, the claims of all. One that is lost gives the devices back at once."""
         won = False
+        nodes, gpus = self._dispatcher.other_nodes(flow_run.id), self._dispatcher.gpus(flow_run.id)
         try:
             won = await self._still_waits(flow_run) and await super()._propose_pending_state(flow_run)
+            won = won and await self._dispatcher.gangs.assembled(flow_run, nodes, gpus)
         finally:
             if not won:
                 self._dispatcher.lost(flow_run.id)
@@ -199,9 +201,7 @@ class GpuWorker(Base):
         own = {name: value for name, value in configuration.env.items() if value is not None}
         configuration.env |= self._dispatcher.environment(flow_run.id, own)
         nodes = self._dispatcher.other_nodes(flow_run.id)
-        if nodes:
-            gpus = self._dispatcher.gpus(flow_run.id)
-            configuration.env |= await self._dispatcher.gangs.gather(flow_run, nodes, gpus)
+        configuration.env |= self._dispatcher.gangs.environment(flow_run.id)
         in_gang = bool(nodes) or GANG in flow_run.labels
         if in_gang:
             assert self._runs_task_group is not None

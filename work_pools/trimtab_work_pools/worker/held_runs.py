@@ -153,6 +153,7 @@ class HeldRuns:
     def lost(self, run_id: UUID) -> None:
         """Another worker has claimed the run, or it is not to run any more."""
         claim = self._mine.pop(str(run_id), None)
+        self.stopping.ended(str(run_id))  # what was told to a run that never began is not for its next start
         if claim is not None:
             self._claims.release(str(run_id), claim.claim_id)
         self.wake()

@@ -18,7 +18,18 @@ from trimtab_work_pools.queue.verdicts import Code, Plan
 from trimtab_work_pools.queue.workload import Fleet, Policy, Run
 from trimtab_work_pools.resources import Demand, Placement
 
-__all__ = ["AWAITING", "BAD_DEMAND", "GANG", "NEVER", "NODE", "Picked", "Queued", "concerned", "pick"]
+__all__ = [
+    "AWAITING",
+    "BAD_DEMAND",
+    "GANG",
+    "NEVER",
+    "NODE",
+    "Picked",
+    "Queued",
+    "concerned",
+    "members_to_come",
+    "pick",
+]
 
 NEVER = "NoNodeFits"
 """Name of the state of a run that no advertised node could ever hold."""
@@ -34,7 +45,7 @@ GANG, NODE = "trimtab.gang", "trimtab.node"
 class Queued:
     """A scheduled run: what it asks for, since when, and the priority of its work queue (1 is the highest).
 
-    `node`: it is for this node only, and has precedence there: the rest of its gang holds others.
+    `node`: it is for this node only, and has precedence there: the rest of its `gang` (the id of rank 0) holds others.
     """
 
     run_id: str
@@ -42,6 +53,7 @@ class Queued:
     submitted_s: float
     queue_priority: int = 1
     node: str = ""
+    gang: str = ""
 
     def run(self) -> Run:
         """As the planner sees it. One step of queue priority counts as one step of the run's own."""
@@ -72,10 +84,21 @@ class Picked:
 
 
 def pick(
-    node: str, advertisements: Iterable[Advertisement], queued: Sequence[Queued], policy: Policy, now_s: float
+    node: str,
+    advertisements: Iterable[Advertisement],
+    queued: Sequence[Queued],
+    policy: Policy,
+    now_s: float,
+    expected: Sequence[Queued] = (),
 ) -> Picked:
-    """The share of `node` in the plan of the fleet that is advertised at `now_s`."""
-    seated, own, refused = _seat([one for one in queued if one.node], current(advertisements, now_s), node, now_s)
+    """The share of `node` in the plan of the fleet that is advertised at `now_s`. `expected`: members of gangs that are
+    not in the queue yet (`members_to_come`): their place is kept free.
+    """
+    pinned = [one for one in queued if one.node]
+    seated, own, refused = _seat([*pinned, *expected], current(advertisements, now_s), node, now_s)
+    coming = {one.run_id for one in expected}
+    own = [(run_id, placement) for run_id, placement in own if run_id not in coming]
+    refused = [(run_id, why) for run_id, why in refused if run_id not in coming]
     fleet = fleet_from(seated)
     running = {one.run.id for one in fleet.running}
     # What a peer has just claimed may still be in the queue that was read: its advertisement is the later news.
@@ -87,6 +110,20 @@ def pick(
     here = {one.run.id for one in fleet.running if any(name == node for name, _ in one.parts)}
     stops = tuple((stop.run_id, stop.for_run_id) for stop in made.stops if stop.run_id in here)
     return Picked((*own, *mine), stops, made, fleet, runs, tuple(gangs), tuple(refused))
+
+
+def members_to_come(node: str, picked: Picked, queued: Sequence[Queued]) -> list[Queued]:
+    """What is to be kept free on `node` from when rank 0 of a gang that is planned on it was claimed elsewhere until
+    the run of its member is there: else a run that ranks below it would take its place in between.
+    """
+    by_id = {one.run_id: one for one in queued}
+    found: list[Queued] = []
+    for start in picked.plan.starts:
+        gang = by_id.get(start.run_id)
+        if gang is not None and any(name == node for name, _ in start.parts[1:]):
+            demand = replace(gang.demand, nodes=1)
+            found.append(Queued(f"{gang.run_id} on {node}", demand, gang.submitted_s, 1, node, gang.run_id))
+    return found
 
 
 def concerned(picked: Picked) -> set[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 
 from prefect.events import Event
 from prefect.logging import get_logger
@@ -14,10 +15,13 @@ from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
 from trimtab_work_pools.worker.known_queue import KnownQueue
 from trimtab_work_pools.worker.pace import policy_s
 from trimtab_work_pools.worker.peers import Peers
-from trimtab_work_pools.worker.picking import Picked, concerned, pick
+from trimtab_work_pools.worker.picking import Picked, Queued, concerned, members_to_come, pick
 from trimtab_work_pools.worker.pool_policy import PolicyError
 
 __all__ = ["Planning"]
+
+_COMES_WITHIN_S = 10.0
+"""From the claim of rank 0 until the run of a member is in the queue."""
 
 
 class Planning:
@@ -29,6 +33,7 @@ class Planning:
         self._queue = KnownQueue(control, queues)
         self._peers = Peers(worker, pool, control)
         self._policy_read_s = 0.0
+        self._to_come: dict[str, tuple[Queued, float]] = {}
 
     @property
     def leads(self) -> bool:
@@ -50,11 +55,25 @@ class Planning:
             waiting = await self._queue.now(prefetch_s, len(self.fleet), everything=self.leads)
             queued = [one.queued for one in waiting if one.queued is not None]
             presumed = await self._queue.presumed()
-            picked = pick(node, self.fleet, [*queued, *presumed], self.policy, self._control.now_s())
+            all_queued = [*queued, *presumed]
+            expected = self._still_to_come(all_queued)
+            picked = pick(node, self.fleet, all_queued, self.policy, self._control.now_s(), expected)
             unread = self._queue.unread(concerned(picked))
             if not unread:
+                until_s = time.monotonic() + _COMES_WITHIN_S
+                self._to_come |= {one.gang: (one, until_s) for one in members_to_come(node, picked, all_queued)}
                 return waiting, picked
             await self._queue.read(unread)
+
+    def _still_to_come(self, queued: Sequence[Queued]) -> list[Queued]:
+        """Of gangs that have left the queue, and whose member for this node is not in it yet."""
+        seen, now_s = {one.gang or one.run_id for one in queued}, time.monotonic()
+        self._to_come = {
+            gang: (one, until_s)
+            for gang, (one, until_s) in self._to_come.items()
+            if gang not in seen and now_s < until_s
+        }
+        return [one for one, _ in self._to_come.values()]
 
     async def news(self) -> AsyncIterator[None]:
         """Each time that an event is a reason to plan again, for ever."""
