@@ -220,6 +220,21 @@ def why(
 
 
 @app.command()
+def diagnose(
+    log: Annotated[str, typer.Argument(metavar="LOGFILE", help="What a program wrote; - for standard input.")],
+    exit_code: Annotated[
+        int | None, typer.Option("--exit-code", min=-64, max=255, help="Its exit code; -9 is a signal.")
+    ] = None,
+    signal: Annotated[str | None, typer.Option("--signal", help="The signal that ended it, like SIGKILL.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One line of JSON; the cause is null if it is unknown.")] = False,
+) -> None:
+    """Say why a program ended, which line says so, how sure that is, and what is done next. Needs no server."""
+    from trimtab_infra.diagnose import diagnosed
+
+    typer.echo(diagnosed(log, exit_code, signal, json))
+
+
+@app.command()
 def replay(
     run: Annotated[str, typer.Argument(help="MLflow run id, Prefect flow-run id, or model/version (flights/3).")],
     state: StateOption = None,

@@ -40,6 +40,18 @@ def found(**facts: object) -> Diagnosis:
         ({"message": "RuntimeError: cuDNN error", "lost_devices": ("GPU-0 of a",)}, Cause.LOST_DEVICE, Step.AGAIN),
         ({"message": "CUDA error: uncorrectable ECC error encountered"}, Cause.LOST_DEVICE, Step.AGAIN),
         ({"exit_code": -9}, Cause.BAD_EXIT, Step.AGAIN),
+        (
+            {"exit_code": 1, "message": "BrokenProcessPool: terminated abruptly", "oom_kills": 1},
+            Cause.HOST_MEMORY,
+            Step.LARGER,
+        ),
+        (
+            {"message": "1/1 states failed.", "errors": ("RuntimeError: CUDA out of memory",)},
+            Cause.GPU_MEMORY,
+            Step.LARGER,
+        ),
+        ({"message": "ConnectionRefusedError: [Errno 111] Connection refused"}, Cause.UNREACHABLE, Step.LATER),
+        ({"message": "OSError: [Errno 28] No space left on device"}, Cause.DISK_FULL, Step.STOP),
         ({"exit_code": -11}, Cause.BAD_EXIT, Step.AGAIN),
         ({"exit_code": 3}, Cause.BAD_EXIT, Step.AGAIN),
         ({"began": False}, Cause.START_UP, Step.AGAIN),
@@ -58,6 +70,9 @@ def test_every_cause_leads_to_one_step(facts: dict[str, object], cause: Cause, s
         {"state": "Completed", "exit_code": 0},
         {"state": "Cancelled", "exit_code": -15},
         {"state": "Failed", "message": "ValueError: labels are all equal"},
+        {"state": "Failed", "message": "ValueError: labels are all equal", "oom_kills": 1},
+        {"state": "Failed", "message": "1/2 states failed.", "errors": ("KeyError: 'x'", "MemoryError")},
+        {"state": "Failed", "message": "httpx.ConnectError: All connection attempts failed"},
     ],
 )
 def test_what_is_not_the_system_s_fault_is_left_alone(facts: dict[str, object]) -> None:

@@ -39,6 +39,15 @@ def test_each_bad_end_has_its_next_step(pool: Pool) -> None:
     until(lambda: not list((pool.folder / "host-only").glob("*.json")), 30, "nothing is held")
 
 
+def test_what_a_task_ran_out_of_is_found_behind_the_message_of_the_flow(pool: Pool) -> None:
+    plain = pool.deploy("plain", "failing_flow.py:failing", cpus=0.25)
+    pool.worker("only", node_cpus=1, node_memory_mib=8000)
+    run_id = pool.run(plain, parameters={"how": "task", "times": 1})
+    shown = pool.await_state(run_id, "OutOfGpuMemory", 60, final=True)
+    assert shown.state
+    assert "Out of GPU memory" in str(shown.state.message)
+
+
 def test_the_peak_is_kept_and_less_is_suggested(pool: Pool) -> None:
     deployment = pool.deploy("peak", cpus=0.25, memory_mib=2000)
     pool.worker("only", node_cpus=1, node_memory_mib=9000)

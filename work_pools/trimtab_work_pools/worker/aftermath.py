@@ -24,6 +24,7 @@ from trimtab_work_pools.resources import Node
 from trimtab_work_pools.worker.control_plane import ControlPlane, retries_in_process
 from trimtab_work_pools.worker.endings import completed_after_all
 from trimtab_work_pools.worker.learning import PEAK_GPU_MEMORY, PEAK_MEMORY
+from trimtab_work_pools.worker.left_errors import left_errors
 from trimtab_work_pools.worker.picking import GANG
 
 __all__ = ["Aftermath", "largest_of", "peak_labels"]
@@ -73,6 +74,7 @@ class Aftermath:
             lost_devices,
             before,
             in_container,
+            await left_errors(self._client, run),
         )
         diagnosis = diagnose(ended, largest)
         if diagnosis is None:

@@ -1,4 +1,4 @@
-"""Why a run ended badly, and what is done next. Pure.
+"""What is done when a run of a worker has ended badly: the cause, and the step that follows from it. Pure.
 
 Every cause leads to one stated step: again (where a device or a host was lost, there is no other way to run elsewhere),
 larger (out of memory, once), or stop and say why. An error of the flow's own code is not judged here: its retries are
@@ -11,31 +11,13 @@ import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
+from trimtab_work_pools.diagnosis.causes import ADVICE, NEXT, Cause, Confidence, Step
+from trimtab_work_pools.diagnosis.evidence import Finding, of_texts, signal_name
 from trimtab_work_pools.resources import Demand, Placement
 
-__all__ = ["Cause", "Diagnosis", "Ended", "Largest", "Peak", "Step", "diagnose", "lost_host"]
-
-
-class Cause(StrEnum):
-    """Also the name of the state that the run is left in."""
-
-    HOST_MEMORY = "OutOfMemory"
-    GPU_MEMORY = "OutOfGpuMemory"
-    LOST_DEVICE = "LostDevice"
-    LOST_HOST = "LostHost"
-    START_UP = "StartFailed"
-    TIMED_OUT = "TimedOut"
-    BAD_EXIT = "BadExit"
-
-
-class Step(StrEnum):
-    AGAIN = "again"
-    LARGER = "larger"
-    STOP = "stop"
-
+__all__ = ["Diagnosis", "Ended", "Largest", "Peak", "diagnose", "lost_host"]
 
 _TRIES = {
     Cause.HOST_MEMORY: 1,
@@ -43,6 +25,7 @@ _TRIES = {
     Cause.LOST_DEVICE: 3,
     Cause.LOST_HOST: 3,
     Cause.START_UP: 1,  # a pull or a share that was away for a moment
+    Cause.UNREACHABLE: 1,
     Cause.BAD_EXIT: 1,
 }
 """How often one run is started again for a cause. What is not named stops at once."""
@@ -50,21 +33,21 @@ _TRIES = {
 _GROWTH = 2.0
 """An out-of-memory run comes back with this times what it had, or this times its peak, whichever is more."""
 
-_GPU_MEMORY = re.compile(
-    r"(cuda|hip|gpu|xla|mps)[^\n]{0,80}out of memory|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED"
-    r"|RESOURCE_EXHAUSTED: out of memory|OOM when allocating tensor",
-    re.IGNORECASE,
-)
-_HOST_MEMORY = re.compile(r"MemoryError|cannot allocate memory|can't allocate memory|std::bad_alloc", re.IGNORECASE)
-_DEVICE = re.compile(
-    r"fallen off the bus|GPU is lost|uncorrectable ECC|cudaErrorECCUncorrectable|cudaErrorDevicesUnavailable"
-    r"|no CUDA-capable device is detected|CUDA error: (device|hardware|unknown) (lost|stack error|error)",
-    re.IGNORECASE,
-)
-
+_OF_THE_SYSTEM = frozenset({Cause.HOST_MEMORY, Cause.GPU_MEMORY, Cause.LOST_DEVICE})
+"""Causes that a worker can do something about, although the flow's own code has seen them as an exception. What else
+has failed a flow is between the flow and its retries, which are Prefect's.
+"""
 
 _REPORTED = re.compile(r"exited with status code: (-?\d+)")
 """As Prefect's FlowRunExecutor says it."""
+
+_A_CHILD = re.compile(
+    r"BrokenProcessPool|TerminatedWorkerError|terminated abruptly|unexpectedly terminated|exited unexpectedly"
+    r"|died unexpectedly|SIGKILL|killed|exit(?:ed with)? (?:status|code):? (?:-9|137)\b|exit status -9|EOFError"
+    r"|Connection reset|Broken pipe|ChildFailedError|BrokenBarrierError|WorkerCrashed",
+    re.IGNORECASE,
+)
+"""How a program tells that a process of its own has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +75,7 @@ class Ended:
     worker's control group, while it ran. `lost_devices`: sentences on devices it held that are not healthy now.
     `before`: how often it was started again, by cause. `in_container`: it had a control group of its own, and its first
     process was Prefect's supervisor, which ends with 0 when it has reported how the flow's process ended.
+    `errors`: what its tasks failed with and what it logged as errors, where its message does not say what happened.
     """
 
     exit_code: int | None
@@ -105,6 +89,7 @@ class Ended:
     lost_devices: tuple[str, ...] = ()
     before: Mapping[Cause, int] = field(default_factory=dict)
     in_container: bool = False
+    errors: tuple[str, ...] = ()
 
     @property
     def code(self) -> int | None:
@@ -137,9 +122,12 @@ def diagnose(ended: Ended, largest: Largest) -> Diagnosis | None:
 def _again_or_stop(cause: Cause, happened: str, before: Mapping[Cause, int]) -> Diagnosis:
     tries, tried = _TRIES.get(cause, 0), before.get(cause, 0)
     if tried < tries:
-        return Diagnosis(cause, Step.AGAIN, f"{happened}. It is started again ({tried + 1} of {tries}).")
+        later = NEXT[cause] is Step.LATER
+        when = ", when that may be over" if later else ""
+        step = Step.LATER if later else Step.AGAIN  # what is not well is given to nobody: again is elsewhere
+        return Diagnosis(cause, step, f"{happened}. It is started again{when} ({tried + 1} of {tries}).")
     again = f" It was started again {tried} times before." if tried else ""
-    return Diagnosis(cause, Step.STOP, f"{happened}. {_ADVICE[cause]}{again}")
+    return Diagnosis(cause, Step.STOP, f"{happened}. {ADVICE[cause]}{again}")
 
 
 def lost_host(before: Mapping[Cause, int]) -> Diagnosis:
@@ -147,13 +135,9 @@ def lost_host(before: Mapping[Cause, int]) -> Diagnosis:
     return _again_or_stop(Cause.LOST_HOST, "No worker holds it any more: its host was lost", before)
 
 
-_ADVICE = {
-    Cause.LOST_DEVICE: "Its devices fail again and again: look at the hosts it ran on.",
-    Cause.LOST_HOST: "Its hosts were lost again and again: see whether the run takes them down.",
-    Cause.START_UP: "Its code was never reached: check the entrypoint, the pull steps and the packages of the worker.",
-    Cause.TIMED_OUT: "Raise timeout_seconds of the flow, or give it more; it would take as long again.",
-    Cause.BAD_EXIT: "The last lines of its log say where.",
-}
+def found_in(ended: Ended) -> Finding:
+    """What the words say that the run has left."""
+    return of_texts((ended.message, *ended.errors))
 
 
 def _cause(ended: Ended) -> tuple[Cause, str] | None:
@@ -162,24 +146,48 @@ def _cause(ended: Ended) -> tuple[Cause, str] | None:
         return None
     if ended.state == "TimedOut":
         return Cause.TIMED_OUT, "The flow took longer than its time limit"
-    if _GPU_MEMORY.search(ended.message):
-        return Cause.GPU_MEMORY, "Out of GPU memory"
-    if ended.oom_kills and (ended.in_container or ended.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL)):
+    found = found_in(ended)
+    if found.cause is Cause.GPU_MEMORY:
+        return found.cause, "Out of GPU memory"
+    if _killed_by_kernel(ended):
         return Cause.HOST_MEMORY, "Out of memory on the host: the kernel ended it"
-    if _HOST_MEMORY.search(ended.message):
-        return Cause.HOST_MEMORY, "Out of memory on the host"
+    if found.cause is Cause.HOST_MEMORY and not _only_a_signal(ended, found):
+        return found.cause, "Out of memory on the host"
     if ended.lost_devices:
         return Cause.LOST_DEVICE, f"A device was lost: {'; '.join(ended.lost_devices)}"
-    if _DEVICE.search(ended.message):
-        return Cause.LOST_DEVICE, "A device was lost, says its error"
+    if found.cause is Cause.LOST_DEVICE:
+        return found.cause, "A device was lost, says its error"
     if not ended.began:
         return Cause.START_UP, f"It could not be started (exit code {ended.exit_code})"
+    return _own_end(ended, found)
+
+
+def _own_end(ended: Ended, found: Finding) -> tuple[Cause, str] | None:
+    """What neither memory nor a device explains."""
     code = ended.code
+    if found.cause and ended.state != "Failed" and found.cause not in (Cause.BAD_EXIT, *_OF_THE_SYSTEM):
+        return found.cause, f"It ended over this: {found.line}"
     if code is not None and code < 0:
-        return Cause.BAD_EXIT, f"Its process was ended by {_name(-code)}"
+        return Cause.BAD_EXIT, f"Its process was ended by {signal_name(-code)}"
     if ended.state == "Failed" or not code:
         return None  # the flow's own exception
     return Cause.BAD_EXIT, f"Its process ended with exit code {code} before the flow had"
+
+
+def _killed_by_kernel(ended: Ended) -> bool:
+    """The kernel counts what it kills for want of memory, not whom: it was this run if it was killed, or says that a
+    process of its own was.
+    """
+    if not ended.oom_kills:
+        return False
+    if ended.in_container or ended.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return True
+    return any(_A_CHILD.search(text) for text in (ended.message, *ended.errors))
+
+
+def _only_a_signal(ended: Ended, found: Finding) -> bool:
+    """Nothing but SIGKILL speaks for want of memory, and the kernel has counted nobody that it killed for that."""
+    return found.confidence is Confidence.LOW and not ended.oom_kills
 
 
 def _larger(ended: Ended, largest: Largest, cause: Cause, happened: str) -> Diagnosis:
@@ -204,10 +212,3 @@ def _given(ended: Ended, gpu: bool) -> int:
         grants = [grant.memory_mib for grant in ended.placement.grants]
         return max(ended.demand.gpu_memory_mib, min(grants, default=0))
     return max(ended.demand.memory_mib, ended.placement.memory_mib)
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
