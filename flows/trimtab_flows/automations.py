@@ -36,7 +36,7 @@ RETRAIN_REQUESTED = "trimtab.retrain.requested"
 DECISION_MADE = "trimtab.decision.made"
 #: A model was retrained, whatever the gate said of it.
 MODEL_TRAINED = "trimtab.model.trained"
-#: A retraining ended without a verdict of the gate.
+#: A retraining ended without a verdict of the gate: failed, crashed or cancelled (``retrain_ended``).
 RETRAIN_FAILED = "trimtab.retrain.failed"
 #: A window has labels enough to judge a model by; its monitoring sends it, and anyone may.
 LABELS_ARRIVED = "trimtab.labels.arrived"
@@ -306,6 +306,7 @@ def _telling_of_ends(model: str, tell: tuple[str, ...]) -> Rule:
         subject=f"{model}: "
         "{% if event.payload.outcome == 'promoted' %}version {{ event.payload.version }} is in service"
         "{% elif event.payload.outcome == 'kept' %}the champion stays, version {{ event.payload.version }} was refused"
+        "{% elif event.payload.outcome == 'Cancelled' %}a retraining was cancelled"
         "{% else %}a retraining failed{% endif %}",
         body=f"{model}, {{{{ event.payload.windows }}}}: {{{{ event.payload.reason }}}}"
         "{% if event.payload.figures %} {{ event.payload.figures | join('; ') }}.{% endif %}",

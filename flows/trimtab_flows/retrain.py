@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from prefect import flow, get_run_logger
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.orchestration import get_client
 from prefect.events import emit_event
-from prefect.flows import Flow
 from pydantic import BaseModel
 
-from trimtab_flows import tracking
-from trimtab_flows.automations import MODEL_TRAINED, RETRAIN_FAILED, resource_of
+from trimtab_flows import runtime, tracking
+from trimtab_flows.automations import MODEL_TRAINED, resource_of
 from trimtab_flows.evaluate import Evaluation, evaluate
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.promote import promote
+from trimtab_flows.retrain_ended import end_id, tell_of_failure
 from trimtab_flows.train import train
 
 __all__ = ["Retrained", "retrain"]
@@ -27,21 +28,6 @@ class Retrained(BaseModel, frozen=True):
     version: int
     outcome: str
     reason: str
-
-
-def tell_of_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """A hook: a retraining that fails is an event too. One that crashed is none: it may go on, elsewhere."""
-    given = flow_run.parameters
-    emit_event(
-        RETRAIN_FAILED,
-        resource=resource_of(load_recipe(given["recipe"]).recipe.name),
-        payload={
-            "outcome": state.name,
-            "decision": given.get("decision"),
-            "windows": given["windows"],
-            "reason": f"{flow_run.name} {str(state.name).lower()}: {state.message}",
-        },
-    )
 
 
 @flow(name="retrain", flow_run_name="retrain on {windows}", persist_result=True, on_failure=[tell_of_failure])
@@ -85,9 +71,18 @@ def retrain(
             "champion": evaluation.champion,
             "figures": figures_of(evaluation),
         },
+        id=_end_id(),
     )
     get_run_logger().info("%s version %s %s: %s", name, version, outcome, evaluation.reason)
     return Retrained(model=name, version=trained.version, outcome=outcome, reason=evaluation.reason)
+
+
+def _end_id() -> UUID | None:
+    identity = runtime.flow_run_id()
+    if identity is None:
+        return None
+    with get_client(sync_client=True) as client:
+        return end_id(client.read_flow_run(UUID(identity)))
 
 
 def figures_of(evaluation: Evaluation) -> list[str]:

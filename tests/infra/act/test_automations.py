@@ -184,6 +184,11 @@ def test_whom_the_policy_names_is_told_how_a_retraining_ended(told: tuple[str, q
         ),
         (MODEL_TRAINED, {**known, "outcome": "kept", "figures": []}, "the champion stays, version 7 was refused"),
         (RETRAIN_FAILED, {"windows": "2013-01", "outcome": "Failed", "reason": "It broke."}, "a retraining failed: "),
+        (
+            RETRAIN_FAILED,
+            {"windows": "2013-01", "outcome": "Cancelled", "reason": "No."},
+            "a retraining was cancelled: ",
+        ),
     ):
         assert said in told_of(event, payload, taken)
 
