@@ -97,7 +97,7 @@ class RetrainPolicy(Block):
     gpu_hour_price: float = Field(default=0.0, ge=0)
     cpu_hours: float = Field(default=0.0, ge=0)
     cpu_hour_price: float = Field(default=0.0, ge=0)
-    timezone: str = Field(default="UTC", description="Allowed hours and black-outs are local to it")
+    timezone: str = Field(default="", description="Allowed hours and black-outs are local to it; empty: the recipe's")
     allowed: list[AllowedHours] = Field(default_factory=list, description="None: always")
     blackouts: list[BlackoutTime] = Field(default_factory=list)
     priority: str = Field(default="normal", description="Class of the retrain run")
@@ -116,7 +116,7 @@ class RetrainPolicy(Block):
     @classmethod
     def _is_zone(cls, value: str) -> str:
         try:
-            ZoneInfo(value)
+            ZoneInfo(value or "UTC")
         except (ValueError, OSError, LookupError):
             raise ValueError(f"timezone {value!r} is no IANA name like Europe/Berlin") from None
         return value

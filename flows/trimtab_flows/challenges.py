@@ -68,7 +68,7 @@ def challenge_of(
     Args:
         judged: the models that are judged in place of those that serve will be compared.
     """
-    window = list(Window.parse(candidate.tags["trimtab.windows"]).split(recipe.cadence))[-1]
+    window = list(recipe.windows(Window.parse(candidate.tags["trimtab.windows"])))[-1]
     evidence = _evidence(recipe, window, champion)
     evidence = replace(evidence, challenges=challenges_of(recipe.name, before=int(candidate.version)))
     newer = data_end(candidate, judged) - data_end(champion, judged)

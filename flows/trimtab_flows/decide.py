@@ -21,6 +21,7 @@ from trimtab_flows.faults import RETRIES
 from trimtab_flows.gather import refresh
 from trimtab_flows.history import DECIDE, decisions_of, monitored_windows
 from trimtab_flows.loading import load_recipe
+from trimtab_flows.local_time import moment_of
 from trimtab_flows.order_book import keep_order, orders_of
 from trimtab_flows.policies import PolicyGiven, resolve
 from trimtab_flows.recipe import Recipe
@@ -56,7 +57,7 @@ class Decided(BaseModel, frozen=True):
 def weigh(recipe: str, policy: dict[str, Any], because: str, as_of: datetime) -> Decided:
     """Gather, decide, log. The same evidence again gives the decision made before, and no other run in MLflow."""
     found = load_recipe(recipe).recipe
-    chosen = Policy.from_mapping(policy)
+    chosen = Policy.from_mapping(policy).in_zone(found.timezone)
     champion, windows = tracking.champion(found.name), monitored_windows(found.name)
     if champion is None or not windows:
         raise NotMonitored(
@@ -103,7 +104,7 @@ def decide(
         order: of the business, kept before deciding: ``kind`` force, forbid, postpone or withdraw, and ``until``,
             ``reason``, ``source``.
         because: what led to this, for people.
-        as_of: the moment to decide at; now, when not given.
+        as_of: the moment to decide at; now, when not given; without a zone, a clock time of the recipe's.
 
     Raises:
         NotMonitored: the model has no champion, or no monitored window.
@@ -121,7 +122,7 @@ def decide(
     for run in take_over(flow_run.id if as_of is None else None):
         get_run_logger().info("%s was to look at the same, and is cancelled", run.name)
     moment = as_of or datetime.now(UTC)
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment_of(moment, load_recipe(recipe).recipe.zone)
     decided = weigh(recipe, chosen.to_plain(), because, moment)
     said = in_words(decided.verdict, decided.at)
     get_run_logger().info("%s %s: %s. %s", decided.model, decided.window, said, " ".join(decided.reasons))

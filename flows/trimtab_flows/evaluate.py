@@ -23,7 +23,7 @@ from trimtab_flows.faults import RETRIES
 from trimtab_flows.ingest import FEATURES
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.recipe import Recipe
-from trimtab_flows.steps.split import labelled
+from trimtab_flows.steps.split import from_time, labelled
 from trimtab_flows.train import join_features
 from trimtab_flows.windows import Window
 
@@ -80,8 +80,8 @@ def compare(
         challenge: what is known of the comparison before it is made.
     """
     found = load_recipe(recipe).recipe
-    time = pl.col(found.features.event_time or "")
-    rows = labelled(join_features(digests), found).filter(time >= datetime.fromisoformat(since))
+    rows = labelled(join_features(digests), found)
+    rows = rows.filter(from_time(rows, found, datetime.fromisoformat(since)))
     verdict = gate(
         labels=rows.get_column(found.label.column).cast(pl.Float64).to_numpy(),
         champion_scores=None if champion is None else _scores(found, champion, rows, judged),
@@ -145,7 +145,7 @@ def evaluate(recipe: str, challenger: int, champion: int | None = None, windows:
         _refuse_seen(found, version, since, judged)
     if windows:
         catalog = runtime.catalog(found.name)
-        digests = tuple(catalog.get(FEATURES, each).digest for each in Window.parse(windows).split(found.cadence))
+        digests = tuple(catalog.get(FEATURES, each).digest for each in found.windows(Window.parse(windows)))
     else:
         run = tracking.client().get_run(tracking.training_run(candidate))
         digests = tuple(

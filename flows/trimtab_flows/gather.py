@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from mlflow.entities import Run
@@ -16,6 +16,7 @@ from trimtab_flows.drift.decision import Evidence
 from trimtab_flows.drift.evidence import Seen
 from trimtab_flows.drift.season import WINDOWS_OF_A_YEAR, Season, seasonal_performance
 from trimtab_flows.history import decisions_of, monitored_windows
+from trimtab_flows.local_time import wall_time
 from trimtab_flows.order_book import orders_of
 from trimtab_flows.recipe import Recipe
 from trimtab_flows.settle import is_acted_on
@@ -38,7 +39,7 @@ def evidence_of(recipe: Recipe, window: Window, version: int, measured: Measured
     trained = tracking.model_version(recipe.name, version)
     held_out = tracking.client().get_run(tracking.training_run(trained)).data.metrics
     cut, earlier = datetime.fromisoformat(trained.tags["trimtab.cut"]), _earlier(recipe, window)
-    as_of = (window.end_time + recipe.label.known_after).replace(tzinfo=UTC)
+    as_of = recipe.due(window)
     new_rows = sum(
         int(run.data.metrics.get("data/labelled", 0)) for label, run in earlier if Window.parse(label).start_time >= cut
     )
@@ -97,7 +98,7 @@ def refresh(recipe: Recipe, run: Run, champion: ModelVersion, as_of: datetime) -
     now = replace(
         stored,
         as_of=as_of.isoformat(),
-        champion_age_days=max((as_of.replace(tzinfo=None) - cut) / timedelta(days=1), 0.0),
+        champion_age_days=max((wall_time(as_of, recipe.zone) - cut) / timedelta(days=1), 0.0),
         challenges=challenges_of(recipe.name),
         orders=orders_of(recipe.name),
     )

@@ -66,7 +66,7 @@ def check_raw(recipe: str, code: str, window: str, landed: dict[str, str]) -> tu
         )
     period = Window.parse(window)
     verdicts = [
-        check(contract, runtime.library().get(landed[name]), as_of=period.end_time)
+        check(contract, runtime.library().get(landed[name]), as_of=period.end_time, zone=found.zone)
         for name, contract in found.raw.items()
     ]
     report(f"contract-{found.name}-raw-{period}", f"Raw tables of {found.name}, {period}", verdicts)
@@ -92,7 +92,7 @@ def build_features(recipe: str, code: str, window: str, accepted: dict[str, str]
     found = load_recipe(recipe).recipe
     period = Window.parse(window)
     frame = found.build({name: runtime.library().get(digest) for name, digest in accepted.items()})
-    verdict = check(found.features, frame, as_of=period.end_time)
+    verdict = check(found.features, frame, as_of=period.end_time, zone=found.zone)
     report(f"contract-{found.name}-features-{period}", f"Features of {found.name}, {period}", [verdict])
     return keep(found.name, period, verdict, FEATURES, tuple(accepted.values()), "build")
 

@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from trimtab_flows.history import monitored_windows, outcome_of
 from trimtab_flows.ingest import ingest
 from trimtab_flows.loading import LoadedRecipe, load_recipe
+from trimtab_flows.local_time import exists, moment_of
 from trimtab_flows.monitor import Monitored, monitor
 from trimtab_flows.policies import PolicyGiven
 from trimtab_flows.recipe import Recipe
@@ -26,10 +27,16 @@ BOOTSTRAP = "bootstrap"
 
 
 def arrived(recipe: Recipe, as_of: datetime) -> Iterator[Window]:
-    """The windows of a recipe that are over, and whose labels are known, at a moment; oldest first."""
+    """The windows of a recipe that are over, and whose labels are known, at a moment; oldest first.
+
+    Args:
+        as_of: a naive one is a clock time of the recipe's zone.
+    """
+    moment = as_of if as_of.tzinfo else moment_of(as_of, recipe.zone)
     window = Window.parse(recipe.start)
-    while window.end_time + recipe.label.known_after <= as_of:
-        yield window
+    while recipe.due(window) <= moment:
+        if exists(window, recipe.zone):
+            yield window
         window = window.following(recipe.cadence)
 
 
@@ -50,7 +57,8 @@ def lifecycle(
 
     Args:
         recipe: ``module:attribute``.
-        as_of: the moment to act at; now, when not given. Windows whose labels are not known by then are left.
+        as_of: the moment to act at; now, when not given; without a zone, a clock time of the recipe's. Windows whose
+            labels are not known by then are left.
         policy: name of a policy block, or fields of the retraining policy that differ from the defaults.
         retrain_timeout_s: seconds to wait for a retraining.
 
@@ -63,8 +71,7 @@ def lifecycle(
     """
     loaded = load_recipe(recipe)
     name = loaded.recipe.name
-    now = as_of or datetime.now(UTC)
-    windows = list(arrived(loaded.recipe, now.replace(tzinfo=None)))
+    windows = list(arrived(loaded.recipe, as_of or datetime.now(UTC)))
     first, rest = windows[: loaded.recipe.bootstrap_windows], windows[loaded.recipe.bootstrap_windows :]
     logger = get_run_logger()
     if len(first) < loaded.recipe.bootstrap_windows:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from trimtab_flows.contracts.contract import Contract
+from trimtab_flows.local_time import InvalidZone, zone_named
 from trimtab_flows.recipe import Label, Metric, Recipe
 from trimtab_flows.recipe_source import RecipeSource, read_source
 from trimtab_flows.windows import InvalidWindow, Window
@@ -140,6 +141,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
             return
     if not _NAME.fullmatch(recipe.name):
         yield f"name {recipe.name!r} may have lower-case letters, digits, - and _ only"
+    try:
+        zone_named(recipe.timezone)
+    except InvalidZone as error:
+        yield f"timezone: {error}"
     try:
         start = Window.parse(recipe.start)
         if Window.containing(start.start, recipe.cadence) != start:

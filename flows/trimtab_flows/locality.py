@@ -21,7 +21,7 @@ def reads(recipe: str, windows: str) -> list[str]:
     """Digests of the features of these windows, oldest first; those that are not ingested yet are left out."""
     found = load_recipe(recipe).recipe
     catalog = runtime.catalog(found.name)
-    entries = (catalog.find(FEATURES, window) for window in Window.parse(windows).split(found.cadence))
+    entries = (catalog.find(FEATURES, window) for window in found.windows(Window.parse(windows)))
     return [entry.digest for entry in entries if entry is not None]
 
 

@@ -114,7 +114,7 @@ def measure_and_decide(recipe: str, window: str, policy: dict[str, Any]) -> Moni
                 **figures_of(loaded.recipe, measured),
             }
             tracking.log_metrics(run_id, figures, step=place_of(loaded.recipe, period))
-            chosen = Policy.from_mapping(policy)
+            chosen = Policy.from_mapping(policy).in_zone(loaded.recipe.timezone)
             decision = conclude(run_id, loaded.recipe, evidence, chosen)
             _tell(loaded.recipe, key, run_id, decision, enough=evidence.labelled_rows >= chosen.min_labelled_rows)
         run = tracking.find_run(experiment, key)

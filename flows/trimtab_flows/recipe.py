@@ -7,15 +7,17 @@ a deployment as ``module:attribute``. The flows do the rest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
 
 from trimtab_flows.contracts.contract import Contract
+from trimtab_flows.local_time import due, exists, zone_named
 from trimtab_flows.windows import Cadence, Window
 
 __all__ = ["Label", "Metric", "Recipe", "Resources"]
@@ -23,7 +25,10 @@ __all__ = ["Label", "Metric", "Recipe", "Resources"]
 
 @dataclass(frozen=True)
 class Label:
-    """The column to predict, and how long after the end of a window it is known for every row of it."""
+    """The column to predict, and how long after the end of a window it is known for every row of it.
+
+    Whole days of ``known_after`` are days of the recipe's time zone; the rest is time that passes.
+    """
 
     column: str
     known_after: timedelta = timedelta(0)
@@ -53,6 +58,8 @@ class Recipe(ABC):
         name: of the model in MLflow and of its data in the store: lower-case letters, digits, ``-`` and ``_``.
         start: the first window of data, for example ``2013-01``.
         cadence: how often a window arrives.
+        timezone: IANA name, ``Europe/Berlin``: the days of windows begin and end in it, and event times without a zone
+            are its clock times.
         bootstrap_windows: how many windows train the first champion.
         holdout: the newest stretch of the training windows that no model is judged by after it was trained on it:
             champion and challenger are compared there.
@@ -71,6 +78,7 @@ class Recipe(ABC):
     name: str
     start: str
     cadence: Cadence = "month"
+    timezone: str = "UTC"
     bootstrap_windows: int = 2
     holdout: timedelta = timedelta(days=7)
     refit: bool = False
@@ -105,6 +113,19 @@ class Recipe(ABC):
     @abstractmethod
     def predict(self, model: Any, frame: pl.DataFrame) -> np.ndarray:
         """Scores for each row of the features table, shape (rows,). The label column must not be read."""
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone."""
+        return zone_named(self.timezone)
+
+    def windows(self, within: Window) -> Iterator[Window]:
+        """The windows of this recipe that a longer one is made of, in order; not a day that its zone left out."""
+        return (window for window in within.split(self.cadence) if exists(window, self.zone))
+
+    def due(self, window: Window) -> datetime:
+        """The moment, in UTC, from which on a window's labels are known."""
+        return due(window, self.label.known_after, self.zone)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def predict(recipe: str, code: str, window: str, version: int, features: str) ->
     period = Window.parse(window)
     frame = runtime.library().get(features)
     scores = found.predict(tracking.load_model(found.name, version, found.flavor), frame)
-    verdict = check(found.predictions, predictions_table(found, frame, scores), as_of=period.end_time)
+    verdict = check(found.predictions, predictions_table(found, frame, scores), as_of=period.end_time, zone=found.zone)
     report(f"contract-{found.name}-predictions-{period}", f"Predictions of {found.name}, {period}", [verdict])
     origins = (f"model:{found.name}/{version}", features)
     return keep(found.name, period, verdict, PREDICTIONS, origins, "score")

@@ -75,7 +75,7 @@ def find_features(recipe: str, windows: str) -> dict[str, str]:
     """
     found = load_recipe(recipe).recipe
     catalog = runtime.catalog(found.name)
-    return {each.label: catalog.get(FEATURES, each).digest for each in Window.parse(windows).split(found.cadence)}
+    return {each.label: catalog.get(FEATURES, each).digest for each in found.windows(Window.parse(windows))}
 
 
 @task(

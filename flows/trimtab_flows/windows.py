@@ -80,12 +80,12 @@ class Window:
 
     @property
     def start_time(self) -> datetime:
-        """The first moment inside the window (naive, in the data's own time)."""
+        """The first moment inside the window (naive, a clock time of the recipe's zone)."""
         return datetime.combine(self.start, time.min)
 
     @property
     def end_time(self) -> datetime:
-        """The first moment after the window (naive, in the data's own time)."""
+        """The first moment after the window (naive, a clock time of the recipe's zone)."""
         return datetime.combine(self.end, time.min)
 
     def following(self, cadence: Cadence) -> Window:

@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -92,7 +92,7 @@ def status(state: StateOption = None) -> None:
     parts = stack.status()
     for part in parts:
         style = {"ready": "green", "starting": "yellow"}.get(part.state, "red")
-        since = f"{datetime.fromtimestamp(part.since):%Y-%m-%d %H:%M:%S}" if part.since else ""
+        since = f"{datetime.fromtimestamp(part.since, UTC).astimezone():%Y-%m-%d %H:%M:%S}" if part.since else ""
         log = os.path.relpath(part.log, stack.folder.path) if part.log else ""
         table.add_row(part.title, f"[{style}]{part.state}[/]", part.url or "", str(part.pid or ""), since, escape(log))
     # A pipe has no width to keep to, and what is in the table is there to be copied.
@@ -303,7 +303,7 @@ def _crash_log() -> Path:
     """Where a traceback goes: the logs of the state folder, if there is one."""
     state = Path(os.environ.get("TRIMTAB_STATE", ".trimtab"))
     folder = state / "logs" if (state / "stack.json").is_file() and (state / "logs").is_dir() else tempfile.gettempdir()
-    return Path(folder) / f"crash-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.txt"
+    return Path(folder) / f"crash-{datetime.now(UTC).astimezone():%Y%m%d-%H%M%S}-{os.getpid()}.txt"
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -166,4 +166,4 @@ def _print_news(records: list[WindowRecord], metric: str, shown: dict[str, tuple
         if settled and record.window not in shown:
             shown[record.window] = cells
             figures = f"{cells[1]} rows, {metric} {cells[4]}, {cells[7]} {cells[8]}".rstrip()
-            console.print(f"{datetime.now():%H:%M:%S}  {record.window}: {figures}")
+            console.print(f"{datetime.now(UTC).astimezone():%H:%M:%S}  {record.window}: {figures}")

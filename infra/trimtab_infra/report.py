@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -89,7 +89,7 @@ def write_html(path: Path, name: str, records: Sequence[WindowRecord], metric: s
         chart=_chart(records, metric),
         replay=replay,
         links=links,
-        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        written=datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     path.write_text(page, encoding="utf-8")
     return path

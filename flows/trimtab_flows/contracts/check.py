@@ -7,6 +7,7 @@ word, all of them if a column cannot be read.
 from __future__ import annotations
 
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pandera.polars as pa
 import polars as pl
@@ -22,7 +23,7 @@ __all__ = ["FAILED_CHECKS", "check"]
 FAILED_CHECKS = "failed_checks"
 
 
-def check(contract: Contract, frame: pl.DataFrame, *, as_of: datetime) -> Verdict:
+def check(contract: Contract, frame: pl.DataFrame, *, as_of: datetime, zone: ZoneInfo | None = None) -> Verdict:
     """Check a table before it is handed on.
 
     Args:
@@ -30,7 +31,8 @@ def check(contract: Contract, frame: pl.DataFrame, *, as_of: datetime) -> Verdic
         frame: the table, shape (rows, columns). Columns that the contract does not name are left out of ``accepted``
             and named in ``extra_columns``, unless the schema is strict: then they refuse the table. A column without a
             single value (polars type Null) is read as the type that the schema asks for.
-        as_of: the moment the table speaks for. Without a time zone it is read in the event time's own.
+        as_of: the moment the table speaks for. Without a time zone it is a clock time of ``zone``.
+        zone: where clocks show ``as_of``; the event time's own zone when not given.
 
     Returns:
         ok: every row is in ``accepted``. quarantined: some rows are in ``quarantined`` as they came in, with their
@@ -44,7 +46,7 @@ def check(contract: Contract, frame: pl.DataFrame, *, as_of: datetime) -> Verdic
     """
     _must_be_checkable(contract, frame)
     reading = read(contract, frame)
-    refusals = [*reading.failures, *table_failures(contract, reading, as_of)]
+    refusals = [*reading.failures, *table_failures(contract, reading, as_of, zone)]
     # An empty table that may be empty is checked like any other; of one that may not, nothing more can be said.
     found = [] if frame.is_empty() and refusals else findings(contract, reading, reading.frame)
     refusals += [finding.failure for finding in found if finding.failed is None]

@@ -15,7 +15,9 @@ from trimtab_flows.contracts.reading import Reading
 __all__ = ["table_failures"]
 
 
-def table_failures(contract: Contract, reading: Reading, as_of: datetime) -> Iterator[CheckFailure]:
+def table_failures(
+    contract: Contract, reading: Reading, as_of: datetime, zone: ZoneInfo | None = None
+) -> Iterator[CheckFailure]:
     """Why the table is refused whatever its rows hold.
 
     Raises:
@@ -30,7 +32,7 @@ def table_failures(contract: Contract, reading: Reading, as_of: datetime) -> Ite
     if contract.key and set(contract.key) <= set(frame.columns):
         yield from _key_failures(contract, frame)
     if contract.event_time in frame.columns and contract.event_time not in reading.broken:
-        yield from _time_failures(contract, frame, contract.event_time, as_of)
+        yield from _time_failures(contract, frame, contract.event_time, as_of, zone)
 
 
 def _key_failures(contract: Contract, frame: pl.DataFrame) -> Iterator[CheckFailure]:
@@ -68,7 +70,9 @@ def _repeated(keys: pl.DataFrame) -> pl.Series | None:
     return keys.is_duplicated()
 
 
-def _time_failures(contract: Contract, frame: pl.DataFrame, column: str, as_of: datetime) -> Iterator[CheckFailure]:
+def _time_failures(
+    contract: Contract, frame: pl.DataFrame, column: str, as_of: datetime, of: ZoneInfo | None
+) -> Iterator[CheckFailure]:
     times = frame.get_column(column)
     if times.dtype == pl.Null:  # the schema gives it no type, and it has no value
         return
@@ -76,14 +80,14 @@ def _time_failures(contract: Contract, frame: pl.DataFrame, column: str, as_of: 
         said = f"the type is {times.dtype}; an event time is a Date or a Datetime"
         yield CheckFailure(contract.table, column, said, frame.height, samples.of_column(frame, column))
         return
-    later = _later_than(contract, times, as_of)
+    later = _later_than(contract, times, as_of, of)
     if later.any():
         said = f"later than {as_of.isoformat(sep=' ')}"
         yield CheckFailure(contract.table, column, said, int(later.sum()), samples.of_column(frame, column, later))
 
 
-def _later_than(contract: Contract, times: pl.Series, as_of: datetime) -> pl.Series:
-    """Which times are later than a moment, shape (rows,); a moment without a zone is in the column's own."""
+def _later_than(contract: Contract, times: pl.Series, as_of: datetime, of: ZoneInfo | None) -> pl.Series:
+    """Which times are later than a moment, shape (rows,); one without a zone is a clock time of ``of``."""
     zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
     if zone is None and as_of.tzinfo is not None:
         raise ValueError(
@@ -91,7 +95,8 @@ def _later_than(contract: Contract, times: pl.Series, as_of: datetime) -> pl.Ser
             "zone; pass as_of without one, in the time that the data is in"
         )
     if zone is not None and as_of.tzinfo is None:
-        as_of = as_of.replace(tzinfo=ZoneInfo(zone), fold=1)  # a moment that a clock shows twice: the later one
+        # A moment that a clock shows twice, or leaves out: the later reading, which refuses no row wrongly.
+        as_of = max(as_of.replace(tzinfo=of or ZoneInfo(zone), fold=fold).astimezone(UTC) for fold in (0, 1))
     column = times.cast(pl.Datetime("us")) if times.dtype == pl.Date else times
     limit = pl.lit(as_of) if zone is None else pl.lit(as_of.astimezone(UTC)).dt.convert_time_zone(zone)
     return column.to_frame("time").select((pl.col("time") > limit).fill_null(False)).to_series()

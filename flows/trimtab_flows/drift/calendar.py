@@ -9,6 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from trimtab_flows.drift.values import InvalidPolicy, from_plain, must_be_text, read_moment
+from trimtab_flows.local_time import moment_of
 
 __all__ = ["Blackout", "Calendar", "Hours", "zone_of"]
 
@@ -73,10 +74,15 @@ def _minutes(name: str, text: object) -> int:
     return hours * 60 + minutes
 
 
-def _at(day: datetime, minutes: int) -> datetime:
-    """A wall-clock time of a local day, or of the next."""
+def _at(day: datetime, minutes: int, fold: int = 0) -> datetime:
+    """The moment of a wall-clock time of a local day, or of the next."""
     on = day.date() + timedelta(days=minutes // 1440)
-    return datetime.combine(on, time(minutes % 1440 // 60, minutes % 60), day.tzinfo)
+    return _moment(datetime.combine(on, time(minutes % 1440 // 60, minutes % 60)), day.tzinfo, fold)
+
+
+def _moment(wall: datetime, zone: Any, fold: int = 0) -> datetime:
+    """Of a time that the clock shows twice the first, or second; of one that it leaves out, when it is put forward."""
+    return moment_of(wall, zone, fold) if isinstance(zone, ZoneInfo) else wall.replace(tzinfo=zone)
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,8 @@ class Blackout:
         ends = [datetime.fromisoformat(text) for text in (self.start, self.end)]
         if len(self.end) == len("2026-11-27"):
             ends[1] += timedelta(days=1)
-        start, end = (moment if moment.tzinfo else moment.replace(tzinfo=zone) for moment in ends)
+        # An end that the clock shows twice is the second: nothing starts in between.
+        start, end = (moment if moment.tzinfo else _moment(moment, zone, fold) for fold, moment in enumerate(ends))
         return start, end
 
 

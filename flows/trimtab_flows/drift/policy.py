@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trimtab_flows.drift.calendar import Blackout, Calendar, Hours, blackouts_from, hours_from, zone_of
@@ -65,7 +65,7 @@ class Policy:
         gpu_hour_price: of the nodes that fit.
         cpu_hours: of one retraining.
         cpu_hour_price: of the nodes that fit.
-        timezone: IANA name; allowed hours and black-outs are local to it.
+        timezone: IANA name; allowed hours and black-outs are local to it. Empty: the recipe's (``in_zone``).
         allowed: hours of the week in which a retraining may start; none: always.
         blackouts: stretches in which none may start, allowed or not.
         priority: of the retrain run: a class of ``priorities``.
@@ -104,7 +104,7 @@ class Policy:
     gpu_hour_price: float = 0.0
     cpu_hours: float = 0.0
     cpu_hour_price: float = 0.0
-    timezone: str = "UTC"
+    timezone: str = ""
     allowed: tuple[Hours, ...] = ()
     blackouts: tuple[Blackout, ...] = ()
     priority: str = "normal"
@@ -130,7 +130,7 @@ class Policy:
             ("priorities", _priorities(self.priorities)),
         ):
             object.__setattr__(self, name, value)
-        zone_of(self.timezone)
+        zone_of(self.timezone or "UTC")
         if self.priority not in dict(self.priorities):
             known = ", ".join(name for name, _ in self.priorities)
             raise InvalidPolicy(f"policy: field priority is {self.priority!r}; it must be a class: {known}")
@@ -152,7 +152,11 @@ class Policy:
     @property
     def calendar(self) -> Calendar:
         """When a retraining may start."""
-        return Calendar(zone_of(self.timezone), self.allowed, self.blackouts)
+        return Calendar(zone_of(self.timezone or "UTC"), self.allowed, self.blackouts)
+
+    def in_zone(self, name: str) -> Policy:
+        """This policy, local to a time zone unless it names one of its own."""
+        return self if self.timezone else replace(self, timezone=name)
 
     @property
     def digest(self) -> str:

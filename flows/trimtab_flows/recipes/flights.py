@@ -148,6 +148,7 @@ class Flights(Recipe):
 
     name = "flights"
     start = "2013-01"
+    timezone = "America/New_York"  # of all three airports
     cadence = "month"
     bootstrap_windows = 2
     holdout = timedelta(days=10)

@@ -24,7 +24,7 @@ from trimtab_flows.drift.gate import Comparison, GatePolicy
 from trimtab_flows.drift.signals import PREDICTION, Reference, fit_reference, measure
 from trimtab_flows.loading import LoadedRecipe
 from trimtab_flows.recipe import Resources
-from trimtab_flows.steps.split import labelled, split_by_time
+from trimtab_flows.steps.split import from_time, labelled, split_by_time
 from trimtab_flows.windows import Window
 
 __all__ = ["Rows", "Series", "SeriesError", "windows_of"]
@@ -100,10 +100,12 @@ class Series:
             if lacking:
                 raise SeriesError(f"{window}: load returned no table {', '.join(lacking)}")
             raw = {
-                name: check(contract, tables[name], as_of=window.end_time).accepted_or_raise()
+                name: check(contract, tables[name], as_of=window.end_time, zone=recipe.zone).accepted_or_raise()
                 for name, contract in recipe.raw.items()
             }
-            built = check(recipe.features, recipe.build(raw), as_of=window.end_time).accepted_or_raise()
+            built = check(
+                recipe.features, recipe.build(raw), as_of=window.end_time, zone=recipe.zone
+            ).accepted_or_raise()
             self._frames.append(labelled(built, recipe))
             self.tell("windows checked", (place + 1) / len(self.windows))
         if self._frames[0].is_empty():
@@ -163,7 +165,7 @@ class Series:
         """Rows that a model was trained on: the one that serves, or the one that is judged in its place."""
         end, until = self.data_end(model, serves), self._frames[: model + 1]
         rows = self._remember(
-            "rows", model, int(serves), lambda: sum(frame.filter(self._time < end).height for frame in until)
+            "rows", model, int(serves), lambda: sum(frame.filter(~self._since(frame, end)).height for frame in until)
         )
         return int(rows)
 
@@ -194,7 +196,7 @@ class Series:
         parts = []
         for window in range(self._from(challenger), challenger + 1):
             frame, rows = self._unseen(model, window), self._rows(model, window, False)
-            late = frame.select(self._time >= start).to_series().to_numpy()
+            late = frame.select(self._since(frame, start)).to_series().to_numpy()
             parts.append(Rows(rows.labels[late], rows.scores[late], rows.days[late]))
         return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "scores", "days")))
 
@@ -207,7 +209,8 @@ class Series:
     def _measure(self, model: int, window: int) -> tuple[dict[str, float], float]:
         if model not in self._references:
             held = self.held_back(model, model)
-            training = pl.concat(self._frames[: model + 1]).filter(self._time < self.data_end(model))
+            joined = pl.concat(self._frames[: model + 1])
+            training = joined.filter(~self._since(joined, self.data_end(model)))
             self._references[model] = fit_reference(training, self.loaded.recipe.inputs, held.scores)
         signals = measure(self._references[model], self._frames[window], self.rows(model, window).scores)
         psi = {signal.column: signal.value for signal in signals if signal.kind == "psi"}
@@ -264,7 +267,10 @@ class Series:
         return next(place for place, window in enumerate(self.windows) if window.end_time > cut)
 
     def _unseen(self, model: int, window: int) -> pl.DataFrame:
-        return self._frames[window].filter(self._time >= self._cut(model))
+        return self._frames[window].filter(self._since(self._frames[window], self._cut(model)))
+
+    def _since(self, frame: pl.DataFrame, wall: datetime) -> pl.Expr:
+        return from_time(frame, self.loaded.recipe, wall)
 
     @property
     def _time(self) -> pl.Expr:
