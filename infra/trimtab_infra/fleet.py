@@ -51,7 +51,7 @@ async def read_fleet(pool: str) -> FleetView:
         await _pool(client, pool)
         control = ControlPlane(client, pool)
         board = await control.board()
-        waiting = await control.waiting(0.0, await control.queue_priorities(set()))
+        waiting = await control.waiting(0.0, (await control.queues(set())).priorities)
         return FleetView(pool, current(board.advertisements, control.now_s()), len(waiting), board.problems)
 
 
@@ -71,7 +71,7 @@ async def why(run: str) -> str:
 
 async def _planned(control: ControlPlane, learning: Learning, run: FlowRun) -> str:
     """What the plan says of it now, made here from what every worker reads."""
-    waiting = await control.waiting(0.0, await control.queue_priorities(set()))
+    waiting = await control.waiting(0.0, (await control.queues(set())).priorities)
     mine = next((one for one in waiting if one.flow_run.id == run.id), None)
     if mine is None:
         return "It is not due yet, or its work queue is paused."
@@ -85,7 +85,7 @@ async def _planned(control: ControlPlane, learning: Learning, run: FlowRun) -> s
     if not fleet:
         return "No worker of its pool advertises a node. Start one: prefect worker start --type gpu-process --pool ..."
     queued = [one.queued for one in waiting if one.queued is not None]
-    picked = pick("", fleet, queued, policy, control.now_s())
+    picked = pick("", fleet, queued, policy, control.now_s(), limits=await control.limits())
     told = picked.reasons().get(str(run.id))
     less = await learning.suggestion(run, mine.queued.demand) if mine.queued else ""
     learnt = f"\nIt {less}." if less else ""

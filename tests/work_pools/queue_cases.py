@@ -7,7 +7,7 @@ job variables, and what a running run holds is written as there.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from node_cases import held, read_node
 
 from trimtab_work_pools.queue.gpu_rooms import Occupant, fleet_of, run_of
 from trimtab_work_pools.queue.rooms import Claim, Slots
-from trimtab_work_pools.queue.workload import Fleet, Member, Policy, Run, Running
+from trimtab_work_pools.queue.workload import Fleet, Limit, Member, Policy, Run, Running
 from trimtab_work_pools.resources import Inventory
 from trimtab_work_pools.wishes import read_demand
 
@@ -40,6 +40,7 @@ def read_case(path: Path) -> Case:
         policy["shares"] = tuple(policy["shares"].items())
     real = any(isinstance(node, dict) for node in raw.get("nodes", {}).values())
     fleet = _real_fleet(raw) if real else _fleet(raw)
+    fleet = replace(fleet, limits=tuple(Limit(**entry) for entry in raw.get("limits", [])))
     queue = tuple((_real_run if real else _run)(entry) for entry in raw["queued"])
     return Case(float(raw["now_s"]), fleet, queue, Policy(**policy), raw["expect"])
 
@@ -76,6 +77,7 @@ def _real_run(entry: dict[str, Any]) -> Run:
 
 def _run(entry: dict[str, Any]) -> Run:
     facts = {"submitted_s": 0.0, "expected_s": 600.0, "nodes": 1} | entry
+    facts["limits"] = tuple(facts.get("limits", ()))
     gpus = facts.pop("gpus", 1)
     return Run(demand=gpus, width=float(gpus * facts["nodes"]), **facts)
 

@@ -17,7 +17,7 @@ from trimtab_work_pools.queue.explain import explain
 from trimtab_work_pools.queue.priority import order, outranks, running_key
 from trimtab_work_pools.queue.rooms import Claim, Slots
 from trimtab_work_pools.queue.verdicts import Code, Plan
-from trimtab_work_pools.queue.workload import Fleet, Member, Policy, Run, Running, WorkloadError
+from trimtab_work_pools.queue.workload import Fleet, Limit, Member, Policy, Run, Running, WorkloadError
 
 NOW_S = 1_000_000.0
 
@@ -43,6 +43,21 @@ def test_case(path: Path) -> None:
         for field, value in wanted.items():
             got = getattr(waits[run_id], field)
             assert (list(got) if isinstance(got, tuple) else got) == value, f"{run_id}.{field}"
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_plan_starts_more_than_a_limit_lets_run(data: st.DataObject) -> None:
+    fleet, queue = data.draw(situations())
+    names = ("pool", "queue a", "queue b")
+    limits = tuple(Limit(name, data.draw(st.integers(0, 4)), data.draw(st.integers(0, 5))) for name in names[:2])
+    queue = tuple(dataclasses.replace(run, limits=("pool", data.draw(st.sampled_from(names[1:])))) for run in queue)
+    made = plan(dataclasses.replace(fleet, limits=limits), queue, Policy(), NOW_S)
+    nodes = {run.id: run for run in queue}
+    for limit in limits:
+        counted = [nodes[one.run_id].nodes for one in made.starts if limit.name in nodes[one.run_id].limits]
+        assert sum(counted) <= limit.left
+    assert len(made.starts) + len(made.waits) == len(queue)
 
 
 @st.composite

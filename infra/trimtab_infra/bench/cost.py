@@ -142,7 +142,7 @@ async def _requests(
     async def claim(number: int) -> None:
         await client.set_flow_run_state(run_ids[number], Pending())
 
-    priorities = await control.queue_priorities(set())
+    priorities = (await control.queues(set())).priorities
     begun_s = time.monotonic()
     await control.waiting(30.0, priorities)
     whole_s = time.monotonic() - begun_s
@@ -150,7 +150,7 @@ async def _requests(
         "sync": await bench.each(sync),
         "advertise": await bench.each(lambda number: control.publish(advertisement(number % workers, time.time()))),
         "roll_read": await bench.each(lambda _: control.board()),
-        "queues": await bench.each(lambda _: control.queue_priorities(set())),
+        "queues": await bench.each(lambda _: control.queues(set())),
         "policy": await bench.each(lambda _: control.policy()),
         "whole_queue": await bench.each(lambda _: control.waiting(30.0, priorities)),
         "news": await bench.each(lambda number: control.waiting_of([run_ids[number % len(run_ids)]], priorities)),

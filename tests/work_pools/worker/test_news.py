@@ -120,7 +120,7 @@ async def test_a_run_whose_process_waits_to_try_again_is_for_nobody_until_that_h
     run_id = uuid.UUID(pool.run(pool.deploy("any", cpus=1)))
     async with get_client() as client:
         control = ControlPlane(client, pool.name)
-        priorities = await control.queue_priorities(set())
+        priorities = (await control.queues(set())).priorities
         await client.set_flow_run_state(run_id, Running(), force=True)
         run = await client.read_flow_run(run_id)
         run.empirical_policy.retries = 2

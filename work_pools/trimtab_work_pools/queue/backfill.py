@@ -30,6 +30,8 @@ class Walk:
         self._timeline = Timeline(fleet, policy, now_s, demands)
         self._victims = Victims(fleet.running, fleet.width, policy, now_s)
         self._reserved = 0
+        self._limits = {limit.name: limit for limit in fleet.limits}
+        self._places = {limit.name: limit.left for limit in fleet.limits}
         # What was refused once stays refused in this plan: room only shrinks, and those behind rank lower.
         self._full: set[tuple[object, ...]] = set()
         self._too_long: dict[tuple[object, int], float] = {}
@@ -56,6 +58,10 @@ class Walk:
         if run.not_before_s > self._now_s:
             self.waits.append(Wait(run.id, Code.NOT_YET, ahead, at_s=run.not_before_s))
             return
+        reached = self._reached(run)
+        if reached:  # it holds no reservation: its turn is not a matter of nodes
+            self.waits.append(Wait(run.id, Code.LIMITED, ahead, limit=reached))
+            return
         left_s = run.left_s + (self._policy.restart_s if run.attained_s else 0.0)
         parts = self._room_now(run, left_s)
         if parts is not None:
@@ -69,6 +75,14 @@ class Walk:
             code = Code.BEHIND if (run.demand, run.nodes) in self._full else Code.WOULD_DELAY
             because = self._timeline.blockers(run) if code is Code.WOULD_DELAY else ()
             self.waits.append(Wait(run.id, code, ahead, because=because))
+
+    def _reached(self, run: Run) -> str:
+        """Name of a limit that has no place for it; "" if there is none."""
+        reached = [name for name in run.limits if self._places.get(name, run.nodes) < run.nodes]
+        for name in reached:
+            if self._limits[name].most >= run.nodes:  # those behind it leave it the places that are left
+                self._places[name] = 0
+        return reached[0] if reached else ""
 
     def _room_now(self, run: Run, left_s: float) -> Parts | None:
         shape = (run.demand, run.nodes)
@@ -84,6 +98,9 @@ class Walk:
     def _start(self, ranked: Ranked, parts: Parts, left_s: float) -> None:
         self._timeline.take(ranked.run, parts, self._now_s + left_s)
         self._victims.started(ranked)
+        for name in ranked.run.limits:
+            if name in self._places:
+                self._places[name] -= ranked.run.nodes
         named = tuple((self._timeline.name(position), claim) for position, claim in parts)
         self.starts.append(Start(ranked.run.id, named))
 

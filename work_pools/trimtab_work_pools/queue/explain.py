@@ -48,6 +48,8 @@ def _waits(wait: Wait, run: Run, fleet: Fleet, plan: Plan) -> str:
     if wait.code is Code.NEVER_FITS:
         refusals = _refusals(run, _idle(fleet))
         return f"can never start on this fleet, even idle: {refusals}; ask for less or add a node"
+    if wait.code is Code.LIMITED:
+        return _limited(wait, run, fleet)
     if wait.code is Code.PREEMPTING:
         return f"{_list(wait.because)} make way for it; starts about {_clock(wait.at_s)} on {_list(wait.nodes)}"
     reserved = f"; reserved from {_clock(wait.at_s)} on {_list(wait.nodes)}" if wait.at_s is not None else ""
@@ -55,6 +57,16 @@ def _waits(wait: Wait, run: Run, fleet: Fleet, plan: Plan) -> str:
         return f"there is room now, but it would delay {_list(wait.because) or 'a run ahead of it'}{reserved}"
     place = reserved if wait.code is Code.RESERVED else f"; {wait.ahead} runs are ahead of it"
     return _refusals(run, _started(fleet, plan)) + place
+
+
+def _limited(wait: Wait, run: Run, fleet: Fleet) -> str:
+    """How many the limit lets run; a gang that is wider than that never starts."""
+    most = next(limit.most for limit in fleet.limits if limit.name == wait.limit)
+    if most < run.nodes:
+        needs = "it counts as 1" if run.nodes == 1 else f"it counts as {run.nodes}, one for each node"
+        return f"{wait.limit} lets {most} run at once, and {needs}: raise the limit"
+    runs = "1 run" if most == 1 else f"{most} runs"
+    return f"the limit of {wait.limit}, {runs} at once, is reached: it starts when one of them ends"
 
 
 def _idle(fleet: Fleet) -> list[tuple[str, Room]]:

@@ -17,6 +17,8 @@ class Code(StrEnum):
     """Its scheduled start is in the future."""
     NEVER_FITS = "never_fits"
     """The idle fleet has no room for it: it waits for other nodes, or for a smaller demand."""
+    LIMITED = "limited"
+    """A concurrency limit is reached: it waits until another run of the same limit has ended."""
     PREEMPTING = "preempting"
     """Runs that rank below it are being stopped for it."""
     RESERVED = "reserved"
@@ -44,7 +46,9 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """`ahead` runs were considered before it; `at_s` and `nodes` are the reservation; `because` are run ids."""
+    """`ahead` runs were considered before it; `at_s` and `nodes` are the reservation; `because` are run ids; `limit` is
+    the name of the concurrency limit that is reached.
+    """
 
     run_id: str
     code: Code
@@ -52,6 +56,7 @@ class Wait:
     at_s: float | None = None
     nodes: tuple[str, ...] = ()
     because: tuple[str, ...] = ()
+    limit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from trimtab_work_pools.queue.rooms import Claim, Room
 from trimtab_work_pools.queue.runtime import gittins_index_s, mean_left_s
 
-__all__ = ["Fleet", "Member", "Policy", "Run", "Running", "WorkloadError"]
+__all__ = ["Fleet", "Limit", "Member", "Policy", "Run", "Running", "WorkloadError"]
 
 
 class WorkloadError(ValueError):
@@ -27,7 +27,8 @@ class Run:
 
     `demand` is what each of its `nodes` nodes must have room for; `width` is how much of the fleet it takes as a whole,
     in GPUs (a share counts as its part). `expected_s` is the median of its run time, `sigma` the standard deviation of
-    the logarithm; `attained_s` is work already done and kept. `not_before_s` is its scheduled start.
+    the logarithm; `attained_s` is work already done and kept. `not_before_s` is its scheduled start. `limits` are the
+    names of the concurrency limits that it counts against, once for each node.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Run:
     preemptible: bool = True
     team: str = ""
     not_before_s: float = -math.inf
+    limits: tuple[str, ...] = ()
     index_s: float = field(init=False, compare=False, repr=False, default=0.0)
 
     def __post_init__(self) -> None:
@@ -90,11 +92,28 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """A concurrency limit: at most `most` runs at once of those that name it, whatever the nodes have room for.
+
+    `taken` of them are claimed or running now. `name` is how a person knows it ("work queue 'nightly'").
+    """
+
+    name: str
+    most: int
+    taken: int
+
+    @property
+    def left(self) -> int:
+        return max(0, self.most - self.taken)
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
-    """Nodes and what runs on them; names of nodes, and ids of runs, are unique."""
+    """Nodes, what runs on them, and the limits that are set; names of nodes, and ids of runs, are unique."""
 
     members: tuple[Member, ...]
     running: tuple[Running, ...] = ()
+    limits: tuple[Limit, ...] = ()
 
     @property
     def width(self) -> float:

@@ -38,7 +38,7 @@ from prefect.states import Cancelled, Crashed, Failed, Scheduled
 from prefect.types._datetime import DateTime, from_timestamp
 
 from trimtab_work_pools.advertise import Advertisement, Board
-from trimtab_work_pools.queue.workload import Policy
+from trimtab_work_pools.queue.workload import Limit, Policy
 from trimtab_work_pools.resources import Demand
 from trimtab_work_pools.server.notices import Notices
 from trimtab_work_pools.wishes import DemandError, read_demand
@@ -46,7 +46,16 @@ from trimtab_work_pools.worker.endings import completed_after_all
 from trimtab_work_pools.worker.picking import GANG, NODE, Queued
 from trimtab_work_pools.worker.pool_policy import read_policy
 
-__all__ = ["RETRIES", "ControlPlane", "Waiting", "persistently", "refused", "retries_in_process", "server_answers"]
+__all__ = [
+    "RETRIES",
+    "ControlPlane",
+    "Queues",
+    "Waiting",
+    "persistently",
+    "refused",
+    "retries_in_process",
+    "server_answers",
+]
 
 _NEXT: Mapping[str, Any] = {"GangEnded": Cancelled, "GangFailed": Failed}
 """What becomes of runs that are stopped for such a reason; of all others: they are scheduled."""
@@ -75,6 +84,14 @@ class Waiting:
     due_s: float
     asked_s: float
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """Work queues that runs are taken from: priority by name (1 is the first), and whether one of them is limited."""
+
+    priorities: Mapping[str, int]
+    limited: bool = False
 
 
 class ControlPlane:
@@ -202,21 +219,42 @@ class ControlPlane:
             return Waiting(run, None, due_s, asked_s, str(error))
         node = str(run.labels.get(NODE, ""))
         gang = str(run.labels.get(GANG, ""))
-        return Waiting(run, Queued(str(run.id), demand, due_s, queue_priority, node, gang), due_s, asked_s)
+        queued = Queued(str(run.id), demand, due_s, queue_priority, node, gang, self.limits_of(run))
+        return Waiting(run, queued, due_s, asked_s)
 
-    async def active(self) -> int:
-        """Runs of the pool that are claimed or running."""
-        states = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-        return await self._client.count_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._pool])),
-        )
+    async def limits(self) -> tuple[Limit, ...]:
+        """The concurrency limits that are set for the pool and its queues, and how many runs are claimed or running
+        under each, as the server counts them.
+        """
+        found: list[Limit] = []
+        page = pages = 1
+        while page <= pages:
+            body = {"page": page, "limit": _PAGE, "flow_run_limit": 0}
+            response = await self._call("POST", f"/work_pools/{self._pool}/concurrency_status", body)
+            status = response.json() if response is not None else {}
+            if page == 1 and status["concurrency_limit"] is not None:
+                found.append(Limit(self._pool_limit(), status["concurrency_limit"], status["active_slots"]))
+            found += [
+                Limit(_queue_limit(one["queue_name"]), one["concurrency_limit"], one["active_slots"])
+                for one in status["queues"]
+                if one["concurrency_limit"] is not None
+            ]
+            page, pages = page + 1, status["pages"]
+        return tuple(found)
 
-    async def queue_priorities(self, names: set[str]) -> dict[str, int]:
-        """Priority by name of the pool's queues that are not paused; of those named only, if any are named."""
-        queues = await self._client.read_work_queues(work_pool_name=self._pool)
-        wanted = [queue for queue in queues if not queue.is_paused and (not names or queue.name in names)]
-        return {queue.name: queue.priority or 1 for queue in wanted}
+    def limits_of(self, run: FlowRun) -> tuple[str, ...]:
+        """Names of the limits that a run counts against, where they are set."""
+        return self._pool_limit(), _queue_limit(run.work_queue_name or "")
+
+    def _pool_limit(self) -> str:
+        return f"work pool {self._pool!r}"
+
+    async def queues(self, names: set[str]) -> Queues:
+        """The pool's queues that are not paused; of those named only, if any are named."""
+        found = await self._client.read_work_queues(work_pool_name=self._pool)
+        wanted = [queue for queue in found if not queue.is_paused and (not names or queue.name in names)]
+        limited = any(queue.concurrency_limit is not None for queue in wanted)
+        return Queues({queue.name: queue.priority or 1 for queue in wanted}, limited)
 
     # --- telling people ---
 
@@ -244,6 +282,14 @@ class ControlPlane:
             make: Any = _NEXT.get(name, Scheduled)
             await self._client.set_flow_run_state(run_id, make(name=name, message=message), force=True)
 
+    async def waits_again(self, run: FlowRun, name: str, message: str) -> None:
+        """A claim that is given back before anything was started: the run keeps its place, as `run` was before."""
+        due = run.next_scheduled_start_time or run.expected_start_time
+        state: Any = Scheduled(name=name, message=message, scheduled_time=due)
+        current = (await self._client.read_flow_run(run.id)).state
+        if current is not None and current.is_pending():
+            await self._client.set_flow_run_state(run.id, state, force=True)
+
     async def crashed(self, run_id: UUID, message: str) -> None:
         """For a run that has ended without saying how. One that has, or that waits again, stays so."""
         try:
@@ -268,6 +314,10 @@ class ControlPlane:
             ahead_s = parsedate_to_datetime(response.headers["date"]).timestamp() - time.time()
             self._ahead_s = ahead_s if abs(ahead_s) > _SAME_CLOCK_S else 0.0
         return response
+
+
+def _queue_limit(queue: str) -> str:
+    return f"work queue {queue!r}"
 
 
 def retries_in_process(run: FlowRun) -> bool:

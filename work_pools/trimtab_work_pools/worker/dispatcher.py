@@ -34,7 +34,7 @@ from trimtab_work_pools.worker.host_claims import HostClaim, created_s
 from trimtab_work_pools.worker.lives import Lives
 from trimtab_work_pools.worker.lost_hosts import LostHosts
 from trimtab_work_pools.worker.pace import ADVERTISED_S, RENEW_S
-from trimtab_work_pools.worker.picking import Picked, Queued
+from trimtab_work_pools.worker.picking import AWAITING, Picked, Queued
 from trimtab_work_pools.worker.planning import Planning
 from trimtab_work_pools.worker.stopping import SUPERSEDED
 from trimtab_work_pools.worker.telling import Telling
@@ -101,8 +101,10 @@ class Dispatcher(HeldRuns):
 
     # --- picking ---
 
-    async def pick(self, prefetch_s: float, pool_limit: int | None, room: int | None) -> list[FlowRun]:
-        """The runs to start here now, with their devices claimed; and the housekeeping of one round."""
+    async def pick(self, prefetch_s: float, pool_limited: bool, room: int | None) -> list[FlowRun]:
+        """The runs to start here now, with their devices claimed; and the housekeeping of one round. `pool_limited`:
+        the pool has a concurrency limit; `room`: how many more this worker may start by its own limit.
+        """
         async with self._lock:
             if self._gone:
                 return []
@@ -112,14 +114,11 @@ class Dispatcher(HeldRuns):
             running = [claim.holding for run_id, claim in self._mine.items() if run_id in alive]
             began_s = time.monotonic()
             peers = await self._planning.with_peers(self._advertisement(ledger))
-            waiting, picked = await self._planning.plan(prefetch_s, ledger.node.name)
+            waiting, picked = await self._planning.plan(prefetch_s, ledger.node.name, pool_limited)
             self._give_up(running, peers, [one for one in waiting if one.asked_s >= began_s])
             fleet = self._planning.fleet
             self._largest = largest_of(one.node for one in fleet)
             queued = [one.queued for one in waiting if one.queued is not None]
-            if pool_limit is not None and picked.starts:
-                left = max(0, pool_limit - await self._control.active())
-                room = left if room is None else min(room, left)
             self._gangs = dict(picked.gangs) | {
                 run_id: nodes for run_id, nodes in self._gangs.items() if run_id in self._mine
             }
@@ -182,6 +181,15 @@ class Dispatcher(HeldRuns):
             if claim is not None and not self.stopping.told(run_id):
                 self._logger.info("Run %s is told to stop: run %s needs its place", run_id, for_run_id)
                 self.stop(run_id, "Preempted", f"made way for run {for_run_id}", self._planning.policy.checkpoint_s)
+
+    async def one_too_many(self, run: FlowRun) -> bool:
+        """Whether a limit does not let a run that was claimed just now run; then it waits again."""
+        limit = await self._planning.limits.exceeded_by(run)
+        if limit is None:
+            return False
+        why = f"the limit of {limit.name} ({limit.most}) was reached while it was claimed"
+        await persistently(lambda: self._control.waits_again(run, AWAITING, why), f"run {run.id} waits again")
+        return True
 
     def other_nodes(self, run_id: UUID) -> tuple[str, ...]:
         """Of a gang whose rank 0 is here."""

@@ -147,7 +147,8 @@ class GpuWorker(Base):
             return []
         room = int(self.limiter.available_tokens) if self._limiter else None
         try:
-            picked = await self._dispatcher.pick(float(self._prefetch_seconds), self.work_pool.concurrency_limit, room)
+            limited = self.work_pool.concurrency_limit is not None
+            picked = await self._dispatcher.pick(float(self._prefetch_seconds), limited, room)
         except httpx.HTTPError as error:
             # The stock worker gives up after some of these; this one holds devices, and its runs go on.
             self._logger.warning(
@@ -158,6 +159,15 @@ class GpuWorker(Base):
             self._logger.error("What the workers of the pool advertise does not hold together (%s); read again", error)
             return []
         return [Entry(run) for run in picked]  # type: ignore[misc]
+
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+        """What the worker's own --limit has no place for any more, since another round was picked meanwhile, gives its
+        devices back at once.
+        """
+        submitted = await super()._submit_scheduled_flow_runs(flow_run_response)
+        for run_id in {one.flow_run.id for one in flow_run_response} - {run.id for run in submitted}:
+            self._dispatcher.lost(run_id)
+        return submitted
 
     async def _submit_run_and_capture_errors(
         self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[int | Exception] | None = None
@@ -176,8 +186,12 @@ class GpuWorker(Base):
         won = False
         nodes, gpus = self._dispatcher.other_nodes(flow_run.id), self._dispatcher.gpus(flow_run.id)
         try:
-            won = await self._still_waits(flow_run) and await super()._propose_pending_state(flow_run)
-            won = won and await self._dispatcher.gangs.assembled(flow_run, nodes, gpus)
+            won = (
+                await self._still_waits(flow_run)
+                and await super()._propose_pending_state(flow_run)
+                and not await self._dispatcher.one_too_many(flow_run)
+                and await self._dispatcher.gangs.assembled(flow_run, nodes, gpus)
+            )
         finally:
             if not won:
                 self._dispatcher.lost(flow_run.id)

@@ -17,7 +17,7 @@ from prefect.events import Event
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
 
 from trimtab_work_pools.wishes import DemandError
-from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
+from trimtab_work_pools.worker.control_plane import ControlPlane, Queues, Waiting
 from trimtab_work_pools.worker.pace import news_s, queues_s, whole_queue_s
 from trimtab_work_pools.worker.picking import AWAITING, BAD_DEMAND, NEVER, Queued
 
@@ -44,7 +44,7 @@ class KnownQueue:
         self._news: dict[UUID, _News] = {}
         self._live = False
         self._read_s = self._cost_s = self._news_read_s = self._queues_read_s = self._deployments_read_s = 0.0
-        self._priorities: dict[str, int] = {}
+        self._of_pool = Queues({})
         self._jitter = random.uniform(0.9, 1.1)
 
     # --- events ---
@@ -77,6 +77,11 @@ class KnownQueue:
 
     # --- what is known ---
 
+    @property
+    def limited(self) -> bool:
+        """Whether one of the queues has a concurrency limit."""
+        return self._of_pool.limited
+
     async def now(self, prefetch_s: float, workers: int, everything: bool) -> list[Waiting]:
         """Runs that are due within `prefetch_s`, in order of their time. `workers`: how many the pool has.
         `everything`: all that was heard of is read.
@@ -84,7 +89,7 @@ class KnownQueue:
         now_s = self._control.now_s()
         if now_s - self._queues_read_s > queues_s(workers) * self._jitter:
             self._queues_read_s = now_s
-            self._priorities = await self._control.queue_priorities(self._queues)
+            self._of_pool = await self._control.queues(self._queues)
         if now_s - self._read_s > self._whole_again_s(workers):
             await self._read_all(now_s, max(prefetch_s, 2 * self._whole_again_s(workers)))
         elif everything or now_s - self._news_read_s >= news_s(workers) * self._jitter:
@@ -100,7 +105,7 @@ class KnownQueue:
             self._deployments_read_s = now_s
             self._control.forget_deployments()
         self._news.clear()  # what is heard from here on is newer than what is read now
-        found = await self._control.waiting(ahead_s, self._priorities)
+        found = await self._control.waiting(ahead_s, self._of_pool.priorities)
         self._waiting = {one.flow_run.id: one for one in found}
         self._cost_s = self._control.now_s() - now_s
 
@@ -113,7 +118,7 @@ class KnownQueue:
         for run_id in run_ids:
             self._news.pop(run_id, None)
             self._waiting.pop(run_id, None)
-        for one in await self._control.waiting_of(run_ids, self._priorities):
+        for one in await self._control.waiting_of(run_ids, self._of_pool.priorities):
             self._waiting[one.flow_run.id] = one
 
     async def presumed(self) -> list[Queued]:

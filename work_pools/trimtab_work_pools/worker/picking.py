@@ -6,6 +6,7 @@ fits a peer better is left to the peer. When the peer's advertisement expires, t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.queue import explain, plan
 from trimtab_work_pools.queue.gpu_rooms import run_of
 from trimtab_work_pools.queue.verdicts import Code, Plan
-from trimtab_work_pools.queue.workload import Fleet, Policy, Run
+from trimtab_work_pools.queue.workload import Fleet, Limit, Policy, Run
 from trimtab_work_pools.resources import Demand, Placement
 
 __all__ = [
@@ -46,6 +47,7 @@ class Queued:
     """A scheduled run: what it asks for, since when, and the priority of its work queue (1 is the highest).
 
     `node`: it is for this node only, and has precedence there: the rest of its `gang` (the id of rank 0) holds others.
+    `limits` are names of the concurrency limits that it counts against.
     """
 
     run_id: str
@@ -54,11 +56,12 @@ class Queued:
     queue_priority: int = 1
     node: str = ""
     gang: str = ""
+    limits: tuple[str, ...] = ()
 
     def run(self) -> Run:
         """As the planner sees it. One step of queue priority counts as one step of the run's own."""
         demand = replace(self.demand, priority=self.demand.priority - (self.queue_priority - 1))
-        return run_of(self.run_id, demand, self.submitted_s)
+        return run_of(self.run_id, demand, self.submitted_s, limits=self.limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +93,19 @@ def pick(
     policy: Policy,
     now_s: float,
     expected: Sequence[Queued] = (),
+    limits: Iterable[Limit] = (),
 ) -> Picked:
-    """The share of `node` in the plan of the fleet that is advertised at `now_s`. `expected`: members of gangs that are
-    not in the queue yet (`members_to_come`): their place is kept free.
+    """The share of `node` in the plan of the fleet that is advertised at `now_s`, within the concurrency `limits`.
+    `expected`: members of gangs that are not in the queue yet (`members_to_come`): their place is kept free.
     """
-    pinned = [one for one in queued if one.node]
-    seated, own, refused = _seat([*pinned, *expected], current(advertisements, now_s), node, now_s)
+    pinned = [*(one for one in queued if one.node), *expected]
+    seated, own, refused = _seat(pinned, current(advertisements, now_s), node, now_s)
     coming = {one.run_id for one in expected}
     own = [(run_id, placement) for run_id, placement in own if run_id not in coming]
     refused = [(run_id, why) for run_id, why in refused if run_id not in coming]
-    fleet = fleet_from(seated)
+    waiting = Counter(name for one in pinned for name in one.limits)  # the rest of their gang is claimed already
+    counted = (replace(one, taken=one.taken + waiting[one.name]) for one in limits)
+    fleet = replace(fleet_from(seated), limits=tuple(counted))
     running = {one.run.id for one in fleet.running}
     # What a peer has just claimed may still be in the queue that was read: its advertisement is the later news.
     runs = tuple(one.run() for one in queued if one.run_id not in running and not one.node)
@@ -122,7 +128,9 @@ def members_to_come(node: str, picked: Picked, queued: Sequence[Queued]) -> list
         gang = by_id.get(start.run_id)
         if gang is not None and any(name == node for name, _ in start.parts[1:]):
             demand = replace(gang.demand, nodes=1)
-            found.append(Queued(f"{gang.run_id} on {node}", demand, gang.submitted_s, 1, node, gang.run_id))
+            found.append(
+                Queued(f"{gang.run_id} on {node}", demand, gang.submitted_s, 1, node, gang.run_id, gang.limits)
+            )
     return found
 
 

@@ -13,7 +13,8 @@ from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.worker.announce import NODE_CHANGED, ROLL_CALLED, subscribed
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
 from trimtab_work_pools.worker.known_queue import KnownQueue
-from trimtab_work_pools.worker.pace import policy_s
+from trimtab_work_pools.worker.limits import Limits
+from trimtab_work_pools.worker.pace import news_s, policy_s
 from trimtab_work_pools.worker.peers import Peers
 from trimtab_work_pools.worker.picking import Picked, Queued, concerned, members_to_come, pick
 from trimtab_work_pools.worker.pool_policy import PolicyError
@@ -32,6 +33,7 @@ class Planning:
         self._worker, self._control = worker, control
         self._queue = KnownQueue(control, queues)
         self._peers = Peers(worker, pool, control)
+        self.limits = Limits(control)
         self._policy_read_s = 0.0
         self._to_come: dict[str, tuple[Queued, float]] = {}
 
@@ -46,9 +48,9 @@ class Planning:
         self.fleet = current([*peers, own], self._control.now_s())
         return peers
 
-    async def plan(self, prefetch_s: float, node: str) -> tuple[list[Waiting], Picked]:
+    async def plan(self, prefetch_s: float, node: str, pool_limited: bool) -> tuple[list[Waiting], Picked]:
         """The runs that wait, and the plan. Runs that only events have told of are read if something is to be done here
-        for them, by what their deployments ask for.
+        for them, by what their deployments ask for. `pool_limited`: the pool has a concurrency limit.
         """
         await self._read_policy()
         while True:
@@ -57,7 +59,9 @@ class Planning:
             presumed = await self._queue.presumed()
             all_queued = [*queued, *presumed]
             expected = self._still_to_come(all_queued)
-            picked = pick(node, self.fleet, all_queued, self.policy, self._control.now_s(), expected)
+            limited = bool(all_queued) and (pool_limited or self._queue.limited)
+            limits = await self.limits.now(limited, news_s(len(self.fleet)))
+            picked = pick(node, self.fleet, all_queued, self.policy, self._control.now_s(), expected, limits)
             unread = self._queue.unread(concerned(picked))
             if not unread:
                 until_s = time.monotonic() + _COMES_WITHIN_S

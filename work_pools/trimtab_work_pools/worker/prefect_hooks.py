@@ -30,6 +30,7 @@ OVERRIDDEN = (
     "_get_scheduled_flow_runs",
     "_propose_pending_state",
     "_submit_run_and_capture_errors",
+    "_submit_scheduled_flow_runs",
 )
 """Methods of BaseWorker that GpuWorker replaces or wraps."""
 
