@@ -97,13 +97,12 @@ def decisions_of(name: str) -> list[Run]:
     A window that was monitored again counts with the newest of its monitoring runs.
     """
     apart = tracking.runs_of_stage(tracking.monitoring_experiment(name), DECIDE)
-    return sorted([*monitored_windows(name).values(), *apart], key=lambda run: run.info.start_time or 0)
+    return sorted([*monitored_windows(name).values(), *apart], key=tracking.order_of)
 
 
 def versions(name: str) -> list[ModelVersion]:
     """All registered versions of a model, oldest first."""
-    found = tracking.client().search_model_versions(f"name = '{name}'", max_results=1000)
-    return sorted(found, key=lambda version: int(version.version))
+    return sorted(tracking.all_versions(f"name = '{name}'"), key=lambda version: int(version.version))
 
 
 def outcome_of(name: str, decision: str) -> Outcome | None:

@@ -51,7 +51,7 @@ def find_training(run: str) -> str:
         return str(tracking.model_version(name, version).run_id)
     # Nothing else is an id; and nothing else may reach MLflow's filter language.
     if re.fullmatch(r"[0-9a-f-]{32,36}", run):
-        everywhere = [experiment.experiment_id for experiment in api.search_experiments()]
+        everywhere = tracking.all_experiments()
         for condition in (f"attributes.run_id = '{run}'", f"tags.`trimtab.flow_run_id` = '{run}'"):
             found = api.search_runs(everywhere, f"{condition} and tags.`trimtab.manifest` != ''", max_results=1)
             if found:

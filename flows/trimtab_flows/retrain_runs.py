@@ -26,6 +26,8 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Cancelled
 
+from trimtab_blocks.paging import PAGE, by_offset
+
 __all__ = [
     "MAX_ATTEMPTS",
     "age",
@@ -42,9 +44,6 @@ __all__ = [
 
 #: How often a decision is announced before a person has to look.
 MAX_ATTEMPTS = 3
-
-#: Runs in an answer of the Prefect server; it gives no more at a time.
-_PAGE = 200
 
 #: Seconds to wait for another dispatch of the same model.
 _TURN_WITHIN_S = 90
@@ -73,8 +72,7 @@ def runs_of(decision: str) -> list[FlowRun]:
     keys = [run_key(decision, attempt) for attempt in range(1, MAX_ATTEMPTS + 1)]
     wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(flow_filter=_flow("retrain"), flow_run_filter=wanted)
-    return sorted(found, key=lambda run: run.idempotency_key or "", reverse=True)
+        return sorted(_pages(client, _flow("retrain"), wanted), key=lambda run: run.idempotency_key or "", reverse=True)
 
 
 def waiting_runs(client: SyncPrefectClient, model: str) -> list[FlowRun]:
@@ -155,12 +153,8 @@ def _flow(name: str) -> FlowFilter:
 
 
 def _pages(client: SyncPrefectClient, flow: FlowFilter, wanted: FlowRunFilter) -> Iterator[FlowRun]:
-    seen = 0
-    while True:
-        page = client.read_flow_runs(
-            flow_filter=flow, flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=_PAGE, offset=seen
+    return by_offset(
+        lambda offset: client.read_flow_runs(
+            flow_filter=flow, flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=offset
         )
-        yield from page
-        seen += len(page)
-        if len(page) < _PAGE:
-            return
+    )

@@ -23,6 +23,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from trimtab_blocks.paging import by_token
 from trimtab_flows import runtime
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "NoSuchModel",
     "all_experiments",
     "all_runs",
+    "all_versions",
     "champion",
     "client",
     "experiment_id",
@@ -45,6 +47,7 @@ __all__ = [
     "model_version",
     "monitoring_experiment",
     "open_run",
+    "order_of",
     "read_json",
     "register",
     "runs_of_stage",
@@ -55,11 +58,14 @@ __all__ = [
 #: The registry alias of the version in service.
 CHAMPION = "champion"
 
-#: Runs or experiments in an answer of MLflow.
+#: Runs, versions or experiments in an answer of MLflow.
 _PAGE = 1000
 
 #: Tag of a version, with a refit: the MLflow model that is judged in place of the one that serves.
 JUDGED = "trimtab.judged_model_id"
+
+#: Tag of a run: see ``order_of``.
+ORDER = "trimtab.order"
 
 #: Metric of a training: rows that the judged model was trained on; the one that serves has ``train/rows``.
 JUDGED_ROWS = "train/rows_before_holdout"
@@ -109,31 +115,36 @@ def find_run(experiment: str, key: str) -> Run | None:
 
 
 def runs_of_stage(experiment: str, stage: str) -> list[Run]:
-    """The finished runs of a stage, oldest first."""
+    """The finished runs of a stage, oldest first (``order_of``)."""
     wanted = f"tags.`trimtab.stage` = '{stage}' and tags.`trimtab.done` = 'yes'"
-    return list(all_runs([experiment_id(experiment)], wanted))
+    return sorted(all_runs([experiment_id(experiment)], wanted), key=order_of)
+
+
+def order_of(run: Run) -> int:
+    """Orders the runs of an experiment as they were begun, whatever the clocks of their hosts said."""
+    order = run.data.tags.get(ORDER, "")
+    return int(order) if order.isdecimal() else run.info.start_time or 0
 
 
 def all_runs(experiments: Sequence[str], wanted: str = "") -> Iterator[Run]:
-    """Every run of some experiments that a filter lets through, oldest first, however many there are."""
-    api, token = client(), None
-    while True:
-        page = api.search_runs(
-            list(experiments), wanted, order_by=["attributes.start_time ASC"], max_results=_PAGE, page_token=token
-        )
-        yield from page
-        if not (token := page.token):
-            return
+    """Every run of some experiments that a filter lets through, oldest first by their hosts' clocks."""
+    api, order = client(), ["attributes.start_time ASC"]
+    return by_token(
+        lambda token: api.search_runs(list(experiments), wanted, order_by=order, max_results=_PAGE, page_token=token)
+    )
+
+
+def all_versions(wanted: str = "") -> Iterator[ModelVersion]:
+    """Every version in the registry that a filter lets through."""
+    api = client()
+    return by_token(lambda token: api.search_model_versions(wanted or None, max_results=_PAGE, page_token=token))
 
 
 def all_experiments() -> list[str]:
     """Ids of all experiments that are not deleted."""
-    api, token, found = client(), None, []
-    while True:
-        page = api.search_experiments(page_token=token, max_results=_PAGE)
-        found += [str(each.experiment_id) for each in page]
-        if not (token := page.token):
-            return found
+    api = client()
+    found = by_token(lambda token: api.search_experiments(page_token=token, max_results=_PAGE))
+    return [str(each.experiment_id) for each in found]
 
 
 @contextmanager
@@ -141,11 +152,12 @@ def open_run(experiment: str, stage: str, key: str, name: str, tags: Mapping[str
     """A new run that ends FINISHED, or FAILED when the body raises; leftovers of the same key are marked KILLED."""
     api = client()
     where = experiment_id(experiment)
-    for stale in api.search_runs([where], f"tags.`trimtab.key` = '{key}'"):
+    for stale in all_runs([where], f"tags.`trimtab.key` = '{key}'"):
         if stale.data.tags.get("trimtab.done") is None and stale.info.status != "FAILED":
             api.set_terminated(stale.info.run_id, "KILLED")
     links = {"trimtab.flow_run_id": runtime.flow_run_id(), "trimtab.flow_run_url": runtime.flow_run_url()}
-    own = {"trimtab.stage": stage, "trimtab.key": key, **{tag: value for tag, value in links.items() if value}, **tags}
+    known = {tag: value for tag, value in links.items() if value}
+    own = {"trimtab.stage": stage, "trimtab.key": key, ORDER: _next_order(where), **known, **tags}
     run = api.create_run(where, tags=own, run_name=name)
     try:
         yield run
@@ -155,6 +167,13 @@ def open_run(experiment: str, stage: str, key: str, name: str, tags: Mapping[str
     # FINISHED alone would not do: saving a model sets it, before the stage has ended.
     api.set_tag(run.info.run_id, "trimtab.done", "yes")
     api.set_terminated(run.info.run_id, "FINISHED")
+
+
+def _next_order(experiment: str) -> str:
+    """The time in ms, or more where a host whose clock is ahead was here before; in 16 digits, which sort as text."""
+    ours, newest_first = f"tags.`{ORDER}` != ''", [f"tags.`{ORDER}` DESC"]
+    newest = client().search_runs([experiment], ours, order_by=newest_first, max_results=1)
+    return f"{max([int(time() * 1000), *(order_of(run) + 1 for run in newest)]):016d}"
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -227,7 +246,7 @@ def register(name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> 
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for version in api.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+    for version in all_versions(f"name = '{name}' and run_id = '{run_id}'"):
         return version
     return api.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id, tags=dict(tags))
 
@@ -267,6 +286,6 @@ def model_version(name: str, version: str | int) -> ModelVersion:
     except MlflowException as error:
         if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
             raise
-        known = [found.version for found in api.search_model_versions(f"name = '{name}'")]
+        known = [found.version for found in all_versions(f"name = '{name}'")]
         have = f"versions {', '.join(sorted(map(str, known), key=int))}" if known else "no versions"
         raise NoSuchModel(f"model {name!r} has no version {version!r} in MLflow; it has {have}") from None

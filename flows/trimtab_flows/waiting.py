@@ -19,10 +19,9 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled
 
-__all__ = ["take_over"]
+from trimtab_blocks.paging import PAGE, by_offset
 
-#: Runs taken over at a time; Prefect gives no more.
-_PAGE = 200
+__all__ = ["take_over"]
 
 
 def take_over(run_id: str | None, now: datetime | None = None) -> list[FlowRun]:
@@ -42,13 +41,19 @@ def take_over(run_id: str | None, now: datetime | None = None) -> list[FlowRun]:
         ours = client.read_flow_run(UUID(run_id))
         if ours.deployment_id is None:
             return []
-        waiting = client.read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[ours.deployment_id])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
-            ),
-            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-            limit=_PAGE,
+        deployment = DeploymentFilter(id=DeploymentFilterId(any_=[ours.deployment_id]))
+        scheduled = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+        # All of them, before any is cancelled and so leaves the list.
+        waiting = list(
+            by_offset(
+                lambda offset: client.read_flow_runs(
+                    deployment_filter=deployment,
+                    flow_run_filter=FlowRunFilter(state=scheduled),
+                    sort=FlowRunSort.ID_DESC,
+                    limit=PAGE,
+                    offset=offset,
+                )
+            )
         )
         same = [
             run

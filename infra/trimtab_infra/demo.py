@@ -29,6 +29,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.spinner import Spinner
 
+from trimtab_blocks.paging import PAGE, by_offset
 from trimtab_flows.history import WindowRecord, replay_record, window_records
 from trimtab_flows.loading import load_recipe
 from trimtab_flows.windows import Window
@@ -92,12 +93,16 @@ def newest_version(records: list[WindowRecord]) -> int:
 def submit(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:
     """A run of a deployment with these parameters: the unfinished one there is, or a new one."""
     target = client.read_deployment_by_name(deployment)
-    unfinished = client.read_flow_runs(
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[target.id])),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED))),
-        sort=FlowRunSort.START_TIME_ASC,
+    unfinished = by_offset(
+        lambda offset: client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[target.id])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED))),
+            sort=FlowRunSort.ID_DESC,
+            limit=PAGE,
+            offset=offset,
+        )
     )
-    for run in unfinished:
+    for run in sorted(unfinished, key=lambda run: run.created.isoformat() if run.created else ""):
         if all(run.parameters.get(name) == value for name, value in parameters.items()):
             return run
     return client.create_flow_run_from_deployment(target.id, parameters=parameters)
@@ -150,7 +155,7 @@ def finished(client: SyncPrefectClient, run: FlowRun) -> None:
 
 def _activity(client: SyncPrefectClient) -> str:
     """The tasks that are running, by name."""
-    running = client.read_task_runs(
+    running = client.read_task_runs(  # unpaged: a few are shown
         task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING]))),
         limit=5,
     )

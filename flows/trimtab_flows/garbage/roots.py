@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from trimtab_blocks.stores import Store
@@ -33,7 +32,7 @@ def model_roots() -> dict[str, str]:
     the holdout, reference rows, and whatever is added to these.
     """
     found: dict[str, str] = {}
-    for version in _versions():
+    for version in tracking.all_versions():
         found[f"model:{version.name}/{version.version}"] = MODEL
         tags = dict(version.tags)
         if version.run_id:
@@ -75,7 +74,7 @@ def catalog_roots(
         windows.setdefault((name.subject, name.table, name.window), []).append(name)
     found: dict[str, str] = {}
     for entries in windows.values():
-        *earlier, newest = sorted(entries, key=lambda name: name.recorded)
+        *earlier, newest = sorted(entries, key=lambda name: name.order)
         limit = None if superseded_days is None else f"{now - timedelta(days=superseded_days):%Y%m%dT%H%M%S%f}"
         for name in (*(one for one in earlier if limit is None or one.recorded >= limit), newest):
             found |= dict.fromkeys(by_start.get(name.start_of_digest, ()), CATALOG)
@@ -96,16 +95,6 @@ def edges(store: Store) -> list[tuple[str, tuple[str, ...]]]:
 
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         return list(pool.map(read, list(store.keys("lineage/by-output/"))))
-
-
-def _versions() -> Iterator[ModelVersion]:
-    api, token = tracking.client(), None
-    while True:
-        page = api.search_model_versions(max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _tags_of(run_id: str) -> dict[str, str]:

@@ -41,11 +41,15 @@ class Held:
 
 @dataclass(frozen=True)
 class CatalogName:
-    """An entry of the catalog as its key says it; of the digest, the first twelve characters."""
+    """An entry of the catalog as its key says it; of the digest, the first twelve characters.
+
+    ``order`` sorts the entries of a window, oldest first; ``recorded`` is what its writer's clock said, in UTC.
+    """
 
     subject: str
     table: str
     window: str
+    order: str
     recorded: str
     start_of_digest: str
 
@@ -76,5 +80,6 @@ def catalog_names(store: Store) -> Iterator[CatalogName]:
     """Every entry of the catalog, of whichever recipe, those of a window oldest first. Nothing is read."""
     for key in store.keys("catalog/"):
         _, subject, table, window, name = key.split("/")
-        recorded, _, start = name.removesuffix(".json").rpartition("-")
-        yield CatalogName(subject, table, window, recorded, start)
+        order = name.removesuffix(".json")
+        recorded, start = order.split("-")[-2:]
+        yield CatalogName(subject, table, window, order, recorded, start)

@@ -14,6 +14,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 
+from trimtab_blocks.paging import PAGE, all_by_offset
 from trimtab_flows.automations import Rule
 from trimtab_infra.act.telling import blocks_of
 from trimtab_infra.errors import UserError
@@ -44,7 +45,8 @@ async def plan(model: str, rules: Sequence[Rule]) -> list[Change]:
         NoSuchBlock: a rule tells by a notification block that is not there.
     """
     async with get_client() as client:
-        there = await client.read_automations()
+        # The server gives them in the order of their names.
+        there = await all_by_offset(lambda offset: client.read_automations(limit=PAGE, offset=offset))
         ours = [each for each in there if _tag(model) in each.tags]
         others = {each.name for each in there} - {each.name for each in ours}
         # One of this name that `prefect deploy` made of a deployment's triggers does the same: two would run it twice.

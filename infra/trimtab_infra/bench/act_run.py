@@ -16,7 +16,9 @@ from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 
+from trimtab_blocks.paging import PAGE, by_offset
 from trimtab_blocks.policy import RetrainPolicy, keep
 from trimtab_flows.automations import rules
 from trimtab_flows.windows import Window
@@ -79,14 +81,12 @@ class Bench:
 
     def runs(self, flow: str, since: datetime) -> list[FlowRun]:
         """Runs of a flow made since a moment, oldest first."""
-        found: list[FlowRun] = []
-        while True:
-            page = self._client.read_flow_runs(
-                flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])), limit=200, offset=len(found)
+        named = FlowFilter(name=FlowFilterName(any_=[flow]))
+        found = by_offset(
+            lambda offset: self._client.read_flow_runs(
+                flow_filter=named, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=offset
             )
-            found += page
-            if len(page) < 200:
-                break
+        )
         new = [run for run in found if run.created is not None and run.created >= since]
         return sorted(new, key=lambda run: run.created or since)
 

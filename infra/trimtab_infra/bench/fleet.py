@@ -31,6 +31,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect.states import Scheduled
 from rich.console import Console
 
+from trimtab_blocks.paging import PAGE, by_offset
 from trimtab_infra.bench import fleet_flow
 from trimtab_infra.bench.fleet_parts import Proxy, Server, Stretch, Worker, postgres, read_stretches, violations
 from trimtab_infra.bench.fleet_plan import Asked, planned_empty_s
@@ -198,10 +199,12 @@ def _workers(folder: Path, server: Server, driver: Path) -> Iterator[tuple[list[
 
 
 def _await_fleet(client: SyncPrefectClient, count: int) -> list[Advertisement]:
+    body = {"variables": {"tags": {"all_": ["trimtab-fleet:fleet"]}}, "limit": PAGE}
     end = time.monotonic() + _STARTED_BY_S
     while time.monotonic() < end:
-        body = {"variables": {"tags": {"all_": ["trimtab-fleet:fleet"]}}, "limit": 200}
-        found = client._client.post("/variables/filter", json=body).json()
+        found = by_offset(
+            lambda offset: client._client.post("/variables/filter", json={**body, "offset": offset}).json()
+        )
         advertised = Board.read({row["name"]: row["value"] for row in found}).advertisements
         if len(advertised) >= count:
             return list(advertised)

@@ -22,6 +22,7 @@ from prefect.events.clients import PrefectEventSubscriber
 from prefect.events.filters import EventFilter, EventNameFilter
 from rich.console import Console
 
+from trimtab_blocks.paging import by_link
 from trimtab_infra.bench.metric_events_parts import Parts, parts
 from trimtab_infra.errors import PartFailed
 from trimtab_infra.metric_events.events import METRIC_LOGGED
@@ -176,12 +177,13 @@ def _payload(event: dict[str, Any]) -> dict[str, Any]:
 
 def _events(client: httpx.Client, prefect: str, run_id: str) -> list[dict[str, Any]]:
     asked = {"filter": {"event": {"name": [METRIC_LOGGED]}, "related": {"id": [f"mlflow.run.{run_id}"]}}, "limit": 50}
-    page = client.post(f"{prefect}/api/events/filter", json=asked).raise_for_status().json()
-    found = list(page["events"])
-    while page["next_page"]:
-        page = client.get(page["next_page"]).raise_for_status().json()
-        found += page["events"]
-    return found
+
+    def ask(link: str | None) -> dict[str, Any]:
+        answer = client.get(link) if link else client.post(f"{prefect}/api/events/filter", json=asked)
+        page: dict[str, Any] = answer.raise_for_status().json()
+        return page
+
+    return list(by_link(ask))
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, float]:

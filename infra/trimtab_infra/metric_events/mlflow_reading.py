@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from trimtab_blocks.paging import Page, by_token
 from trimtab_infra.metric_events.events import RunInfo, model_of
 from trimtab_infra.metric_events.points import Point, point, wanted
 
@@ -68,19 +69,8 @@ class MlflowReading:
         self._experiments.clear()
         experiments = self._experiment_ids()
         for which in (f"attributes.start_time >= {since_ms}", "attributes.status = 'RUNNING'"):
-            token: str | None = None
-            while experiments:
-                try:
-                    page = self._client.search_runs(
-                        experiments, which, max_results=_PAGE, order_by=["attributes.start_time DESC"], page_token=token
-                    )
-                except MlflowException as error:
-                    raise MlflowAway(f"MLflow does not list its runs: {str(error)[:300]}") from error
-                for run in page:
-                    yield RunSeen(self._info(run), tuple(self._latest(run)))
-                token = page.token
-                if not token:
-                    break
+            for run in self._runs(experiments, which) if experiments else ():
+                yield RunSeen(self._info(run), tuple(self._latest(run)))
 
     def history(self, run_id: str, key: str) -> list[Point]:
         """All points of one metric; empty if the run has gone.
@@ -95,6 +85,17 @@ class MlflowReading:
                 return []
             raise MlflowAway(f"MLflow has no answer about {key} of run {run_id}: {str(error)[:300]}") from error
         return [point(run_id, dict(metric)) for metric in found]
+
+    def _runs(self, experiments: list[str], which: str) -> Iterator[Run]:
+        order = ["attributes.start_time DESC"]
+        try:
+            yield from by_token(
+                lambda token: self._client.search_runs(
+                    experiments, which, max_results=_PAGE, order_by=order, page_token=token
+                )
+            )
+        except MlflowException as error:
+            raise MlflowAway(f"MLflow does not list its runs: {str(error)[:300]}") from error
 
     def _latest(self, run: Run) -> list[Point]:
         # The protocol buffer, because run.data.metrics has the values only.
@@ -116,16 +117,15 @@ class MlflowReading:
         return self._experiments[experiment_id]
 
     def _experiment_ids(self) -> list[str]:
-        token: str | None = None
-        found: list[str] = []
-        while True:
-            try:
-                page = self._client.search_experiments(ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token)
-            except MlflowException as error:
-                raise MlflowAway(f"MLflow does not list its experiments: {str(error)[:300]}") from error
-            for experiment in page:
-                self._experiments[experiment.experiment_id] = experiment.name
-                found.append(experiment.experiment_id)
-            token = page.token
-            if not token:
-                return found
+        def ask(token: str | None) -> Page[Experiment]:
+            found: Page[Experiment] = self._client.search_experiments(
+                ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token
+            )
+            return found
+
+        try:
+            found = {each.experiment_id: each.name for each in by_token(ask)}
+        except MlflowException as error:
+            raise MlflowAway(f"MLflow does not list its experiments: {str(error)[:300]}") from error
+        self._experiments |= found
+        return list(found)

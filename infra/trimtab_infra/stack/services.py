@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from trimtab_blocks.paging import PAGE, by_offset
 from trimtab_infra.stack import processes
 from trimtab_infra.stack.ports import HOST
 from trimtab_infra.stack.state import State, StateFolder
@@ -170,7 +171,8 @@ def _worker_reports(state: State) -> bool:
     """Whether the worker has sent a heartbeat lately, and since both it and the server were started."""
     if PREFECT not in state.parts:
         return False
-    workers = _ask(state, PREFECT, f"/api/work_pools/{POOL}/workers/filter", {"workers": None}) or []
+    path = f"/api/work_pools/{POOL}/workers/filter"
+    workers = list(by_offset(lambda offset: _ask(state, PREFECT, path, {"limit": PAGE, "offset": offset}) or []))
     beats = [worker["last_heartbeat_time"] for worker in workers if worker["name"] == _worker_name(state)]
     since = max(time.time() - SILENT_AFTER_S, *(state.parts[name].started for name in (PREFECT, WORKER)))
     # Start times of processes are known to a second.

@@ -37,6 +37,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Crashed, Failed, Scheduled
 from prefect.types._datetime import DateTime, from_timestamp
 
+from trimtab_blocks.paging import PAGE, all_by_offset
 from trimtab_work_pools.advertise import Advertisement, Board
 from trimtab_work_pools.queue.workload import Limit, Policy
 from trimtab_work_pools.resources import Demand
@@ -251,7 +252,9 @@ class ControlPlane:
 
     async def queues(self, names: set[str]) -> Queues:
         """The pool's queues that are not paused; of those named only, if any are named."""
-        found = await self._client.read_work_queues(work_pool_name=self._pool)
+        found = await all_by_offset(
+            lambda offset: self._client.read_work_queues(work_pool_name=self._pool, limit=PAGE, offset=offset)
+        )
         wanted = [queue for queue in found if not queue.is_paused and (not names or queue.name in names)]
         limited = any(queue.concurrency_limit is not None for queue in wanted)
         return Queues({queue.name: queue.priority or 1 for queue in wanted}, limited)

@@ -22,11 +22,13 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 from prefect.states import Cancelled, Failed, Pending, Scheduled
 from prefect.types._datetime import DateTime, from_timestamp
 
+from trimtab_blocks.paging import PAGE, all_by_offset
 from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.devices_env import GangMember, gang_environment
 from trimtab_work_pools.gangs import (
@@ -306,7 +308,11 @@ class Gangs:
 
     async def _members(self, leader_id: UUID) -> list[FlowRun]:
         tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_tag(leader_id)]))
-        runs = await self._client.read_flow_runs(flow_run_filter=tagged, limit=200)
+        runs = await all_by_offset(
+            lambda offset: self._client.read_flow_runs(
+                flow_run_filter=tagged, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=offset
+            )
+        )
         return [run for run in runs if not (run.state and run.state.is_cancelled())]
 
     async def _seen(self, leader_id: UUID) -> list[Member]:

@@ -20,8 +20,10 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.logging import get_logger
 
+from trimtab_blocks.paging import PAGE, all_by_offset
 from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.advertise import Advertisement
 from trimtab_work_pools.lost import unheld
@@ -31,7 +33,6 @@ from trimtab_work_pools.worker.control_plane import RETRIES, retries_in_process
 __all__ = ["LostHosts"]
 
 _LOOK_S = 5.0
-_PAGE = 200
 
 
 class LostHosts:
@@ -66,11 +67,12 @@ class LostHosts:
 
     async def _all(self, states: FlowRunFilterState) -> list[FlowRun]:
         pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._pool]))
-        found: list[FlowRun] = []
-        while True:
-            page = await self._client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool, limit=_PAGE, offset=len(found)
+        return await all_by_offset(
+            lambda offset: self._client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(state=states),
+                work_pool_filter=pool,
+                sort=FlowRunSort.ID_DESC,
+                limit=PAGE,
+                offset=offset,
             )
-            found += page
-            if len(page) < _PAGE:
-                return found
+        )
