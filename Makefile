@@ -42,7 +42,7 @@ check-deps: $(VENV)/.infra-ready
 	@$(BIN)/python -m trimtab_infra.dependencies constraints.txt
 
 $(VENV)/.infra-ready: $(READY)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[infra]' || \
+	@$(PYTHON) infra/set_up.py $(VENV) infra || \
 		echo "some tools of the extra infra cannot be installed here; what they check is skipped below" >&2
 	@touch $@
 
@@ -50,17 +50,13 @@ fmt: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# uv installs in seconds and can compile byte code; where it cannot be had, pip does the same more slowly.
+# With uv where it can be had, else with pip; both as pip is configured, behind a proxy or a mirror too (infra/set_up.py).
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; about half a minute) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Trimtab needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Say make PYTHON=..." >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV)
-	@if $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; then \
-		$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[dev]'; \
-	else \
-		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'; \
-	fi
+	@$(PYTHON) infra/set_up.py $(VENV) dev
 	@touch $(READY)
 
 constraints: $(READY)
