@@ -125,6 +125,12 @@ class Settings(BaseSettings):
         description="How long nobody holds a run before it counts as lost, and starts elsewhere.",
         json_schema_extra={"allowed": "a number of seconds"},
     )
+    device_seconds: _Amount = Field(
+        default=10,
+        description="How long a call to the driver of the GPUs, or to the disk, may take before that GPU or disk "
+        "counts as silent: it is given to nobody, and asked again from time to time.",
+        json_schema_extra={"allowed": "a number of seconds"},
+    )
     launch: Literal["fork", "process"] = Field(
         default="fork",
         description="How a worker starts runs: forked from a process that has Prefect imported, or as Prefect does.",

@@ -9,6 +9,8 @@
  *   slice   gpu=0 gi=1 ci=0 uuid= profile=1g.10gb memory= used=
  *   process gpu=0 pid= memory= gi=                                            (no memory: the driver does not know)
  *   xid     serial=1 gpu=0 code=79 gi=                                        (once each, if watched or stray=1)
+ *   hangs   call=nvmlDeviceGetTemperature gpu=0                               (never returns; no gpu: on all)
+ *   crashes call=nvmlDeviceGetTemperature gpu=0                               (takes the process with it)
  *   fails   call=nvmlDeviceGetPowerUsage code=3 gpu=0                         (no gpu: on all)
  *
  * A new `generation` is a driver that was loaded anew: calls say "uninitialized" until nvmlInit, old handles are invalid.
@@ -18,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define API __attribute__((visibility("default")))
 #define MIB (1024ULL * 1024ULL)
@@ -124,6 +127,13 @@ static int text(const char *line, const char *key, char *into, unsigned size)
     return OK;
 }
 
+static int is_raw(const char *line, const char *key, const char *value)
+{
+    size_t length;
+    const char *found = raw(line, key, &length);
+    return found && length == strlen(value) && !strncmp(found, value, length);
+}
+
 static int is(const char *line, const char *key, const char *value)
 {
     char found[128];
@@ -147,11 +157,30 @@ static const char *slice_line(int gpu, int n)
     return NULL;
 }
 
+/* Whether a line of the kind names this call, on this GPU or on all. */
+static int named(const char *kind, const char *call, int gpu)
+{
+    const char *line;
+    for (int i = 0; (line = nth(kind, i)); i++)
+        if (is_raw(line, "call", call) && (!has(line, "gpu") || (int)number(line, "gpu", 0) == gpu))
+            return 1;
+    return 0;
+}
+
+static void hang_or_crash(const char *call, int gpu)
+{
+    if (named("crashes", call, gpu))
+        abort();
+    while (named("hangs", call, gpu))
+        sleep(3600);
+}
+
 static int told_to_fail(const char *call, int gpu)
 {
     const char *line;
     char name[128];
     size_t length;
+    hang_or_crash(call, gpu);
     for (int i = 0; (line = nth("fails", i)); i++) {
         const char *value = raw(line, "call", &length);
         if (!value || length >= sizeof name)

@@ -5,15 +5,28 @@ which index it had, which XIDs it reported, whether it was too hot.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trimtab_work_pools.inventory.health import Limits, Process, Signs, Xid, judge
+from trimtab_work_pools.inventory.marks import Mark, unmarked
 from trimtab_work_pools.inventory.nvml import GpuUnreachable, Nvml, NvmlError
 from trimtab_work_pools.inventory.processes import Ours, Uses, foreign_mib, nobody
 from trimtab_work_pools.inventory.reading import Devices, GpuReading, MigSlice, Topology
+from trimtab_work_pools.inventory.supervised import EVERYTHING
 
-__all__ = ["NvmlReader"]
+__all__ = ["Memory", "NvmlReader"]
+
+
+_NOTHING: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a reader knows that a single reading cannot tell: the last of each GPU, and which number each had."""
+
+    last: Mapping[str, GpuReading] = field(default_factory=dict)
+    numbers: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +64,25 @@ class NvmlReader:
     no longer tells of it, until `forget`.
     """
 
-    def __init__(self, limits: Limits | None = None, ours: Ours = nobody) -> None:
+    def __init__(
+        self, limits: Limits | None = None, ours: Ours = nobody, mark: Mark = unmarked, memory: Memory | None = None
+    ) -> None:
+        """`mark` is told before each call of NVML, by the driver's number of the GPU. `memory`: an earlier reader's."""
         self._limits = limits or Limits()
         self._ours = ours
+        self._mark = mark
         self._nvml: Nvml | None = None
-        self._last: dict[str, GpuReading] = {}
-        self._numbers: dict[int, str] = {}
+        known = memory or Memory()
+        self._last: dict[str, GpuReading] = dict(known.last)
+        self._numbers: dict[int, str] = dict(known.numbers)
         self._fixed: dict[str, _Fixed] = {}
         self._links: dict[str, _Links] = {}
         self._linked: frozenset[tuple[str, tuple[Xid, ...]]] = frozenset()
-        self._xids: dict[str, tuple[Xid, ...]] = {}
+        self._xids: dict[str, tuple[Xid, ...]] = {gpu.uuid: gpu.xids for gpu in self._last.values() if gpu.xids}
+
+    def memory(self) -> Memory:
+        """For the reader that takes its place."""
+        return Memory(dict(self._last), dict(self._numbers))
 
     def close(self) -> None:
         """Lets the driver go; the next read opens it again."""
@@ -75,14 +97,19 @@ class NvmlReader:
         self._last.pop(uuid, None)
         self._xids.pop(uuid, None)
 
-    def read(self) -> Devices:
-        """All GPUs now. Never raises for what a driver or a GPU does; `problems` says what could not be read."""
+    def read(self, left_out: Mapping[str, str] = _NOTHING) -> Devices:
+        """All GPUs now. Never raises for what a driver or a GPU does; `problems` says what could not be read.
+
+        `left_out`: GPUs that are not to be asked, by the driver's number, and why; "": none of them.
+        """
+        if EVERYTHING in left_out:
+            return self._nothing(left_out[EVERYTHING])
         try:
-            return self._read()
+            return self._read(left_out)
         except NvmlError:
             self._driver_went()
         try:
-            return self._read()  # if it was loaded anew, it answers now
+            return self._read(left_out)  # if it was loaded anew, it answers now
         except NvmlError as gone:
             self._driver_went()
             return self._nothing(str(gone))
@@ -96,24 +123,32 @@ class NvmlReader:
         self._last = {uuid: gpu.lost(why) for uuid, gpu in self._last.items()}
         return Devices(gpus=_by_index(self._last.values()), problems=(f"no GPU can be read: {why}",))
 
-    def _read(self) -> Devices:
-        nvml = self._nvml = self._nvml or Nvml()
+    def _read(self, left_out: Mapping[str, str]) -> Devices:
+        nvml = self._nvml = self._nvml or Nvml(self._mark)
+        nvml.about = ""
         versions = nvml.driver_version(), nvml.cuda_version()
-        handles, silent = self._handles(nvml)
+        handles, silent = self._handles(nvml, left_out)
         stray = self._note_xids(nvml)
+        numbers = {uuid: number for number, uuid in self._numbers.items()}
         for uuid, handle in handles.items():
+            nvml.about = str(numbers[uuid])
             self._read_one(nvml, uuid, handle)
+        nvml.about = ""
         problems = self._missing(nvml, handles, silent)
         self._link(nvml, handles)
         gpus = _by_index(self._last.values())
         lost = tuple(f"GPU {gpu.index} ({gpu.uuid}): {gpu.unreachable}" for gpu in gpus if gpu.unreachable)
         return Devices(gpus, *versions, problems=lost + problems + stray + nvml.take_problems())
 
-    def _handles(self, nvml: Nvml) -> tuple[dict[str, Any], dict[int, str]]:
+    def _handles(self, nvml: Nvml, left_out: Mapping[str, str]) -> tuple[dict[str, Any], dict[int, str]]:
         """By uuid, for all GPUs that answer; and by NVML's number, why the others do not."""
         found: dict[str, Any] = {}
         silent: dict[int, str] = {}
         for number in range(nvml.count()):
+            if str(number) in left_out:
+                silent[number] = left_out[str(number)]
+                continue
+            nvml.about = str(number)
             try:
                 handle = nvml.handle(number)
                 uuid = nvml.uuid(handle, f"GPU {number}") if handle is not None else ""
@@ -125,6 +160,7 @@ class NvmlReader:
                 self._numbers[number] = uuid
                 if uuid not in self._last:
                     self._last[uuid] = GpuReading(uuid, self._free_index(number))
+        nvml.about = ""
         return found, silent
 
     def _missing(self, nvml: Nvml, handles: Mapping[str, Any], silent: Mapping[int, str]) -> tuple[str, ...]:
@@ -265,6 +301,7 @@ class NvmlReader:
         uuids = sorted(handles, key=index.__getitem__)
         pairs: dict[str, list[tuple[int, Topology | None, bool | None]]] = {uuid: [] for uuid in uuids}
         for place, one in enumerate(uuids):
+            nvml.about = next((str(number) for number, uuid in self._numbers.items() if uuid == one), "")
             for other in uuids[place + 1 :]:
                 level, linked = _pair(nvml, handles[one], handles[other], f"GPU {index[one]}")
                 pairs[one].append((index[other], level, linked))

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from trimtab_work_pools.inventory.cgroup import cpu_limit_milli, memory_limit_mib
+from trimtab_work_pools.inventory.marks import Mark, unmarked
 from trimtab_work_pools.inventory.reading import Host
 from trimtab_work_pools.resources import brief, labels_of
 
@@ -20,6 +21,7 @@ LABELS_VARIABLE = "TRIMTAB_NODE_LABELS"
 """Labels of this node, as `key=value,key=value`."""
 
 MIB = 1024 * 1024
+_NOTHING: Mapping[str, str] = {}
 _KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?")
 
 
@@ -63,21 +65,24 @@ class HostReader:
         labels: Mapping[str, str] | None = None,
         cached_digests: Callable[[], Iterable[str]] = tuple,
         root: Path = Path("/"),
+        mark: Mark = unmarked,
     ) -> None:
         self._folder = folder
         self._name = name or socket.gethostname()
         self._labels = labels_of(labels or {})
         self._cached_digests = cached_digests
-        self._root = root
+        self._root, self._mark = root, mark
 
-    def read(self) -> Host:
-        """The host now; what cannot be read is None and named in `problems`."""
+    def read(self, left_out: Mapping[str, str] = _NOTHING) -> Host:
+        """The host now; what cannot be read is None and named in `problems`. `left_out`: what is not to be asked
+        ("disk", "digests") and why.
+        """
         problems: list[str] = []
         cpus = usable_cpus()
         memory = psutil.virtual_memory()
         limit_mib = memory_limit_mib(self._root)
         total_mib = min(memory.total // MIB, limit_mib or memory.total // MIB)
-        disk = self._disk(problems)
+        disk = self._disk(problems, left_out)
         return Host(
             name=self._name,
             cpu_total_milli=min(1000 * len(cpus), cpu_limit_milli(self._root) or 1000 * len(cpus)),
@@ -89,11 +94,15 @@ class HostReader:
             disk_total_mib=disk[0],
             disk_free_mib=disk[1],
             labels=self._labels,
-            cached_digests=self._digests(problems),
+            cached_digests=self._digests(problems, left_out),
             problems=tuple(problems),
         )
 
-    def _disk(self, problems: list[str]) -> tuple[int, int] | tuple[None, None]:
+    def _disk(self, problems: list[str], left_out: Mapping[str, str]) -> tuple[int, int] | tuple[None, None]:
+        if "disk" in left_out:
+            problems.append(f"the disk of {self._folder} does not answer: {left_out['disk']}")
+            return None, None
+        self._mark("disk", "statvfs")
         try:
             usage = shutil.disk_usage(self._folder)
         except OSError as error:
@@ -101,7 +110,11 @@ class HostReader:
             return None, None
         return usage.total // MIB, usage.free // MIB
 
-    def _digests(self, problems: list[str]) -> frozenset[str]:
+    def _digests(self, problems: list[str], left_out: Mapping[str, str]) -> frozenset[str]:
+        if "digests" in left_out:
+            problems.append(f"the cached data cannot be listed: {left_out['digests']}")
+            return frozenset()
+        self._mark("digests", "listing the cache")
         try:
             return frozenset(map(brief, self._cached_digests()))
         except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pynvml
 
+from trimtab_work_pools.inventory.marks import Mark, unmarked
 from trimtab_work_pools.inventory.reading import Topology
 
 __all__ = ["DriverGone", "GpuUnreachable", "Nvml", "NvmlError"]
@@ -66,7 +67,10 @@ class Nvml:
     takes seconds. So the driver cannot be unloaded while this is open; close() lets it go.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mark: Mark = unmarked) -> None:
+        """`mark` is told what is asked next, and of which GPU (`about`)."""
+        self._mark, self.about = mark, ""
+        mark("", "nvmlInit")
         self._not_told: dict[str, list[str]] = {}
         self._problems: list[str] = []
         self._events: Any = None
@@ -97,6 +101,7 @@ class Nvml:
 
     def ask(self, what: str, of: str, call: Callable[..., Any], *args: Any) -> Any:
         """The answer, or None and a problem noted ("`what` ... `of`"). Raises DriverGone, GpuUnreachable."""
+        self._mark(self.about, f"the driver's call for its {what}" if self.about else f"the driver's call for {what}")
         try:
             return call(*args)
         except pynvml.NVMLError as error:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from trimtab_work_pools.inventory.health import Limits
 from trimtab_work_pools.inventory.host import HostReader
-from trimtab_work_pools.inventory.reading import Devices, HostReading
+from trimtab_work_pools.inventory.reading import Devices, Host, HostReading
+from trimtab_work_pools.inventory.supervised import AGAIN_S, PATIENCE_S, Supervised
 
 __all__ = ["DeviceReader", "NodeReader", "Reader", "open_reader"]
+
+
+_Answer = TypeVar("_Answer")
+
+
+class HostFacts(Protocol):
+    """Reads this host without its GPUs."""
+
+    def read(self) -> Host: ...
+
+    def close(self) -> None: ...
 
 
 class DeviceReader(Protocol):
@@ -33,7 +45,7 @@ class Reader(Protocol):
 class NodeReader:
     """Honours Reader: the host, and its GPUs."""
 
-    def __init__(self, host: HostReader, devices: DeviceReader) -> None:
+    def __init__(self, host: HostFacts, devices: DeviceReader) -> None:
         self._host = host
         self._devices = devices
 
@@ -45,7 +57,27 @@ class NodeReader:
 
     def close(self) -> None:
         """Lets the driver go."""
+        self._host.close()
         self._devices.close()
+
+
+class _Asked(Generic[_Answer]):
+    """A supervised source, with what it is told at each reading."""
+
+    def __init__(self, source: Supervised[_Answer], value: Callable[[], object]) -> None:
+        self._source, self._value = source, value
+
+    def read(self) -> _Answer:
+        return self._source.read(self._value())
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def _none_answers(memory: Any, why: str) -> Devices:
+    known = () if memory is None else memory.last.values()
+    gpus = sorted((gpu.lost(why) for gpu in known), key=lambda gpu: gpu.index)
+    return Devices(tuple(gpus), problems=(f"no GPU can be read: {why}",))
 
 
 def open_reader(
@@ -56,16 +88,20 @@ def open_reader(
     limits: Limits | None = None,
     our_pids: Callable[[], Collection[int]] = tuple,
     cached_digests: Callable[[], Iterable[str]] = tuple,
+    patience_s: float = PATIENCE_S,
+    again_s: float = AGAIN_S,
 ) -> Reader:
     """A reader of this host.
 
     `folder` is where runs write (its file system is the disk), `name` the node's name (empty: the host's), `our_pids`
-    gives the pids of our runs, `cached_digests` the digests of the data that lies on this host.
+    gives the pids of our runs, `cached_digests` (which can be pickled) the digests of the data that lies on this host.
+    Read in helper processes: what does not answer within `patience_s` is named in the reading, and its like goes on.
     """
-    from trimtab_work_pools.inventory.gpus import (
-        NvmlReader,
-    )  # pynvml only where GPUs are read, not where they are planned
-    from trimtab_work_pools.inventory.processes import Ours
+    settings = {"folder": folder, "name": name, "labels": dict(labels or {}), "cached_digests": cached_digests}
 
-    host = HostReader(folder, name=name, labels=labels or {}, cached_digests=cached_digests)
-    return NodeReader(host, NvmlReader(limits, Ours(our_pids)))
+    def alone(_: object, why: str) -> Host:
+        return HostReader(folder, name=name, labels=labels or {}).read({"disk": why, "digests": why})
+
+    host: Supervised[Host] = Supervised("host", settings, alone, patience_s, again_s)
+    devices: Supervised[Devices] = Supervised("devices", limits, _none_answers, patience_s, again_s)
+    return NodeReader(_Asked(host, lambda: None), _Asked(devices, lambda: frozenset(our_pids())))

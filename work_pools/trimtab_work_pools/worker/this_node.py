@@ -2,7 +2,7 @@
 
 Set by the environment: TRIMTAB_NODE_NAME, TRIMTAB_NODE_CPUS, TRIMTAB_NODE_MEMORY_MIB, TRIMTAB_NODE_LABELS
 (`region=eu-1,tier=gold`), TRIMTAB_NODE_DOMAIN (a rack, or whatever fails together), TRIMTAB_CACHE_DIR (whose data is
-advertised, see `trimtab_blocks.host_cache`).
+advertised, see `trimtab_blocks.host_cache`), TRIMTAB_DEVICE_SECONDS (how long a driver or a disk may keep silent).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from trimtab_blocks.host_cache import DIRECTORY, LIMIT, CachedSnapshots, HostCac
 from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.inventory import Host, HostReading, Reader, node_of, open_reader
 from trimtab_work_pools.inventory.host import LABELS_VARIABLE, parse_labels
+from trimtab_work_pools.inventory.supervised import PATIENCE_S
 from trimtab_work_pools.resources import Gpu, Node
 
 __all__ = ["NodeSettings", "ThisNode", "advertised"]
@@ -35,6 +36,7 @@ class NodeSettings:
     labels: tuple[tuple[str, str], ...] = ()
     failure_domain: str = ""
     cache: Path | None = None
+    device_s: float = PATIENCE_S
 
     @classmethod
     def from_environment(cls) -> NodeSettings:
@@ -43,7 +45,15 @@ class NodeSettings:
         labels = tuple(sorted(parse_labels((), {LABELS_VARIABLE: given.node_labels}).items()))
         cache = HostCache.from_environment({DIRECTORY: given.cache_dir, LIMIT: given.cache_gib})
         directory = cache.directory if cache else None
-        return cls(given.node_name, given.node_cpus, given.node_memory_mib, labels, given.node_domain, directory)
+        return cls(
+            given.node_name,
+            given.node_cpus,
+            given.node_memory_mib,
+            labels,
+            given.node_domain,
+            directory,
+            given.device_seconds,
+        )
 
 
 def advertised(reading: HostReading, settings: NodeSettings) -> Node:
@@ -67,7 +77,12 @@ class ThisNode:
         self._settings = settings
         cached = CachedSnapshots(settings.cache, _DIGESTS) if settings.cache else tuple
         self._reader: Reader = open_reader(
-            folder, name=settings.name, labels=dict(settings.labels), our_pids=our_pids, cached_digests=cached
+            folder,
+            name=settings.name,
+            labels=dict(settings.labels),
+            our_pids=our_pids,
+            cached_digests=cached,
+            patience_s=settings.device_s,
         )
         self._reading: HostReading | None = None
 
