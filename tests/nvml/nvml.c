@@ -7,7 +7,8 @@
  *   gpu     uuid= model= memory= used= reserved= capability=9.0 bus= numa= power= limit= temperature= slowdown= utilization=
  *           ecc= remap_pending= remap_failed= nvlink=1,2 mig=1 lost=1         (numbered from 0 in the order of the lines)
  *   slice   gpu=0 gi=1 ci=0 uuid= profile=1g.10gb memory= used=
- *   process gpu=0 pid= memory= gi=                                            (no memory: the driver does not know)
+ *   process gpu=0 pid= memory= gi= lists=CGM                                  (compute, graphics, MPS; C without it)
+ *                                                                             (no memory: the driver does not know)
  *   xid     serial=1 gpu=0 code=79 gi=                                        (once each, if watched or stray=1)
  *   hangs   call=nvmlDeviceGetTemperature gpu=0                               (never returns; no gpu: on all)
  *   crashes call=nvmlDeviceGetTemperature gpu=0                               (takes the process with it)
@@ -401,13 +402,16 @@ API int nvmlDeviceGetAttributes_v2(handle h, attributes *into)
     return OK;
 }
 
-API int nvmlDeviceGetComputeRunningProcesses_v3(handle h, unsigned *count, process *into)
+static int processes(handle h, char list, unsigned *count, process *into)
 {
-    const char *line;
+    const char *line, *lists;
+    size_t length;
     unsigned room = *count, found = 0;
-    ASK(h);
     for (int i = 0; (line = nth("process", i)); i++) {
         if ((int)number(line, "gpu", 0) != gpu_of(h))
+            continue;
+        lists = raw(line, "lists", &length);
+        if (lists ? !memchr(lists, list, length) : list != 'C')
             continue;
         if (into && found < room)
             into[found] = (process){(unsigned)number(line, "pid", 0), has(line, "memory") ? number(line, "memory", 0) * MIB : NOT_AVAILABLE,
@@ -417,12 +421,20 @@ API int nvmlDeviceGetComputeRunningProcesses_v3(handle h, unsigned *count, proce
     *count = found;
     return found > room ? TOO_SMALL : OK;
 }
+API int nvmlDeviceGetComputeRunningProcesses_v3(handle h, unsigned *count, process *into)
+{
+    ASK(h);
+    return processes(h, 'C', count, into);
+}
 API int nvmlDeviceGetGraphicsRunningProcesses_v3(handle h, unsigned *count, process *into)
 {
     ASK(h);
-    (void)into;
-    *count = 0;
-    return OK;
+    return processes(h, 'G', count, into);
+}
+API int nvmlDeviceGetMPSComputeRunningProcesses_v3(handle h, unsigned *count, process *into)
+{
+    ASK(h);
+    return processes(h, 'M', count, into);
 }
 
 /* ---- events: one set; once it has met a lost GPU it stays dead ---- */

@@ -8,12 +8,16 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 from nvml_driver import Driver, ReaderProcess, all_of, gpu, line, mentions
 
+from trimtab_work_pools.fit import Fit, fit
 from trimtab_work_pools.inventory import Devices, Fault, Health, Host, HostReading, Limits, Topology, Xid, node_of
+from trimtab_work_pools.inventory.kept_xids import KeptXids
+from trimtab_work_pools.resources import Demand
 
 NOT_SUPPORTED, LOST, UNINITIALIZED, UNKNOWN, NO_PERMISSION, FUNCTION_NOT_FOUND = 3, 15, 1, 999, 4, 13
 
@@ -290,7 +294,7 @@ def test_mig_slices(driver: Driver, reader: ReaderProcess) -> None:
     ]
 
 
-@pytest.mark.parametrize("code", [NOT_SUPPORTED, FUNCTION_NOT_FOUND, UNKNOWN, NO_PERMISSION])
+@pytest.mark.parametrize("code", [NOT_SUPPORTED, FUNCTION_NOT_FOUND, NO_PERMISSION])
 def test_what_one_call_does_not_tell_is_named_and_the_rest_goes_on(
     driver: Driver, start_reader: Callable[..., ReaderProcess], code: int
 ) -> None:
@@ -438,3 +442,82 @@ def test_a_real_driver() -> None:
     told = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
     expected = {tuple(part.strip() for part in row.split(",")) for row in told}
     assert {(one.uuid, one.model, str(one.memory_total_mib)) for one in devices.gpus} == expected
+
+
+def test_a_gpu_that_answers_unknown_error_is_not_well(driver: Driver, reader: ReaderProcess) -> None:
+    driver.set(gpu(0), gpu(1))
+    reader.read()
+    for call, what in {"nvmlDeviceGetMemoryInfo": "memory", "nvmlDeviceGetTotalEccErrors": "ECC"}.items():
+        driver.set(gpu(0), gpu(1), line("fails", call=call, code=UNKNOWN, gpu=0))
+        devices = reader.read()
+        assert [one.health.faults for one in devices.gpus] == [(Fault.UNREADABLE,), ()]
+        assert f"'Unknown Error' when it is asked for its {what}" in health(devices, 0).reasons[0]
+        assert node_of(HostReading(Host("n", 8000, 1000), devices)).gpus[0].healthy is False
+    driver.set(gpu(0), gpu(1))
+    assert all(one.health.ok for one in reader.read().gpus)
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_host_s(driver: Driver, reader: ReaderProcess) -> None:
+    """GB10, Jetson: NVML says "not supported"."""
+    theirs = line("process", gpu=0, pid=os.getpid(), memory=300)
+    driver.set(gpu(0, model="NVIDIA_GB10", memory=None, used=None), theirs)
+    devices = reader.read()
+    found = devices.gpus[0]
+    host_mib = psutil.virtual_memory().total // 2**20
+    assert found.unified
+    assert found.memory_total_mib is not None
+    assert 0 < found.memory_total_mib <= host_mib
+    assert (found.memory_used_mib, found.memory_foreign_mib) == (300, 300)
+    assert mentions(devices.problems, "GPU 0 has no memory of its own", "the host's", str(found.memory_total_mib))
+    node = node_of(HostReading(Host("n", 8000, 1000), devices))
+    assert isinstance(fit(node, Demand(gpus=1, gpu_memory_mib=found.memory_total_mib - 400)), Fit)
+
+
+def test_a_process_in_several_lists_counts_once(driver: Driver, reader: ReaderProcess) -> None:
+    own, child = os.getpid(), os.getppid()
+    both = line("process", gpu=0, pid=own, memory=500, lists="CG")
+    client = line("process", gpu=0, pid=child, memory=200, lists="CM")
+    driver.set(gpu(0, used=700, reserved=0), both, client, line("process", gpu=0, pid=1, memory=7, lists="M"))
+    found = reader.read().gpus[0]
+    assert found.foreign is not None
+    assert sorted((one.pid, one.memory_mib) for one in found.foreign) == sorted([(own, 500), (child, 200), (1, 7)])
+    reader.ours({own, child, 1})
+    assert reader.read().gpus[0].memory_foreign_mib == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "well"),
+    [
+        (13, True),
+        (31, True),
+        (43, True),
+        (63, True),
+        (69, True),
+        (46, False),
+        (79, False),
+        (94, False),
+        (109, False),
+        (999, False),
+    ],
+)
+def test_what_nvidia_s_catalogue_says_of_an_xid(driver: Driver, reader: ReaderProcess, code: int, well: bool) -> None:
+    driver.set(gpu(0))
+    reader.read()
+    driver.set(gpu(0), driver.xid(0, code))
+    assert health(reader.read(), 0).ok is well
+
+
+def test_xids_outlive_the_reader_until_the_gpu_or_the_host_is_reset(tmp_path: Path) -> None:
+    boot = tmp_path / "boot_id"
+    boot.write_text("one\n")
+    KeptXids(tmp_path, boot).write({"GPU-1": (Xid(79),), "GPU-2": (Xid(48, 3),)})
+    KeptXids(tmp_path, boot).write({"GPU-1": (Xid(48), Xid(79))})
+    assert KeptXids(tmp_path, boot).read() == {"GPU-1": (Xid(79), Xid(48)), "GPU-2": (Xid(48, 3),)}
+    KeptXids(tmp_path, boot).write({}, ["GPU-1"])
+    assert KeptXids(tmp_path, boot).read() == {"GPU-2": (Xid(48, 3),)}
+    boot.write_text("two\n")
+    assert KeptXids(tmp_path, boot).read() == {}
+    for odd in ("", "{", "[]", '{"boot": "two"}', '{"boot": "two", "xids": {"a": [1]}}', "\x00"):
+        (tmp_path / "xids").write_text(odd)
+        assert KeptXids(tmp_path, boot).read() == {}
+    KeptXids(tmp_path / "none", boot).write({"GPU-1": (Xid(79),)})

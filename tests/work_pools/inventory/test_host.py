@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab_work_pools.inventory.cgroup import cpu_limit_milli, memory_limit_mib
+from trimtab_work_pools.inventory.cgroup import cpu_limit_milli, memory_limit_mib, oom_kills
 from trimtab_work_pools.inventory.host import HostReader, LabelError, id_list, numa_cpus, parse_labels, usable_cpus
 
 TMPFS = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
@@ -202,3 +203,48 @@ def test_labels_from_the_command_line_win() -> None:
 def test_what_is_no_label(given_labels: list[str], variable: str, said: str) -> None:
     with pytest.raises(LabelError, match=said.replace("(", r"\(")):
         parse_labels(given_labels, {"TRIMTAB_NODE_LABELS": variable})
+
+
+@st.composite
+def mutated(draw: st.DrawFn, text: str) -> str:
+    """A few characters or lines taken out, doubled, or put in."""
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(text)))
+        end = draw(st.integers(at, min(len(text), at + 40)))
+        text = (
+            text[:at]
+            + draw(st.sampled_from(["", " ", "\n", ":", " - ", "\\040", "²", "max", "-1", text[at:end] * 2]))
+            + text[end:]
+        )
+    return text
+
+
+CGROUP = "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n1:name=systemd:/\n0::/user.slice/worker.scope\n"
+MOUNTS = TMPFS + V1.format(base="/", name="cpu") + V1.format(base="/docker", name="memory") + V2.format(base="/")
+
+
+@given(mutated(CGROUP), mutated(MOUNTS), mutated("150000 100000"), mutated("oom_kill 3\nlow 0\n"), mutated("0-3,8"))
+def test_lines_of_odd_forms_never_raise(groups: str, mounts: str, maximum: str, events: str, cpus: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        files = {
+            "/proc/self/cgroup": groups,
+            "/proc/self/mountinfo": mounts,
+            "/proc/vmstat": events,
+            "/sys/fs/cgroup/cpu.max": maximum,
+            "/sys/fs/cgroup/memory.max": maximum,
+            "/sys/fs/cgroup/memory.events": events,
+            "/sys/fs/cgroup/user.slice/worker.scope/cpu.max": maximum,
+            "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": maximum,
+            "/sys/devices/system/node/node0/cpulist": cpus,
+        }
+        root = write(Path(folder), files)
+        cpu_limit_milli(root)
+        memory_limit_mib(root)
+        oom_kills(root)
+        numa_cpus(range(8), root)
+
+
+def test_a_mount_point_with_a_space(tmp_path: Path) -> None:
+    line = "35 24 0:30 / /sys/fs/my\\040cgroup rw shared:4 - cgroup2 cgroup2 rw\n"
+    files = {"/proc/self/cgroup": "0::/", "/proc/self/mountinfo": line, "/sys/fs/my cgroup/cpu.max": "50000 100000"}
+    assert cpu_limit_milli(write(tmp_path, files)) == 500

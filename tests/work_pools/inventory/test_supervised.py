@@ -161,6 +161,30 @@ def test_a_stopped_helper_is_replaced_and_none_outlives_its_worker(
     assert psutil.wait_procs(theirs, timeout=10)[1] == []
 
 
+def test_an_xid_is_known_to_the_next_worker(driver: Driver, asked: Callable[..., Reader], tmp_path: Path) -> None:
+    driver.set(gpu(0), gpu(1))
+    first = asked(xids_folder=tmp_path)
+    first.read()
+    driver.set(gpu(0), gpu(1), driver.xid(1, 95))
+    assert [one.health.ok for one in first.read().devices.gpus] == [True, False]
+    first.close()
+    driver.set(gpu(0), gpu(1))
+    later = asked(xids_folder=tmp_path)
+    devices = later.read().devices
+    assert [one.health.ok for one in devices.gpus] == [True, False]
+    assert "XID 95 (uncontained memory error)" in devices.gpus[1].health.reasons[0]
+    driver.set(gpu(0), gpu(1), line("hangs", call="nvmlDeviceGetTemperature", gpu=1))
+    later.read()
+    driver.set(gpu(0), gpu(1))
+    back = until(later, lambda reading: not reading.devices.gpus[1].unreachable).devices.gpus[1]
+    assert back.health.faults == (Fault.XID,), "it was not reset"
+    driver.set(gpu(0), gpu(1, lost=1))
+    later.read()
+    driver.set(gpu(0), gpu(1))
+    assert all(one.health.ok for one in later.read().devices.gpus), "it was reset"
+    assert all(one.health.ok for one in asked(xids_folder=tmp_path).read().devices.gpus)
+
+
 def test_where_no_helper_can_be_had(
     driver: Driver, asked: Callable[..., Reader], monkeypatch: pytest.MonkeyPatch
 ) -> None:

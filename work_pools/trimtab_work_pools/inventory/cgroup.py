@@ -7,6 +7,7 @@ groups above it, so the lowest limit on the way up counts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -23,9 +24,10 @@ def cpu_limit_milli(root: Path = Path("/")) -> int | None:
     for folder in _groups(root, "cpu"):
         # "50000 100000" or "max 100000" in version 2, two files in version 1.
         unified = _text(folder / "cpu.max").split()
-        quota, period = unified or [_text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
-        if _number(quota) and _number(period):
-            limits.append(max(1, int(quota) * 1000 // int(period)))
+        texts = unified or [_text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+        quota, period = (_number(texts[0]), _number(texts[1])) if len(texts) > 1 else (None, None)
+        if quota and period:
+            limits.append(max(1, quota * 1000 // period))
     return min(limits, default=None)
 
 
@@ -45,16 +47,25 @@ def oom_kills(root: Path = Path("/")) -> int:
     """
     for folder in _groups(root, "memory"):
         for line in (_text(folder / "memory.events") or _text(folder / "memory.oom_control")).splitlines():
-            if line.startswith("oom_kill "):
-                return _number(line.split()[1]) or 0
-    counts = (line.split() for line in _text(root / "proc/vmstat").splitlines())
-    return next((_number(count[1]) or 0 for count in counts if count[0] == "oom_kill"), 0)
+            if (count := _count(line)) is not None:
+                return count
+    counts = (_count(line) for line in _text(root / "proc/vmstat").splitlines())
+    return next((count for count in counts if count is not None), 0)
+
+
+def _count(line: str) -> int | None:
+    """Of a line "oom_kill 3"; None for others."""
+    name, _, number = line.partition(" ")
+    return _number(number.strip()) if name == "oom_kill" else None
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """Folders of the group this process is in and of those above it, as far as they are mounted."""
     for line in _text(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = line.split(":", 2)
+        number, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if not colon:
+            continue  # of a form that nobody has described yet
         unified = number == "0" and not controllers
         if unified or controller in controllers.split(","):
             for base, point in _mounts(root, None if unified else controller):
@@ -75,21 +86,26 @@ def _mounts(root: Path, controller: str | None) -> Iterator[tuple[str, str]]:
     """
     for line in _text(root / "proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        if kind == ("cgroup2" if controller is None else "cgroup") and (
-            controller is None or controller in options.split(",")
-        ):
-            base, point = left.split(" ")[3:5]
-            yield base, point
+        kind, _, options = (*right.split(" ", 2), "", "", "")[:3]
+        columns = left.split(" ")
+        if len(columns) < 5 or kind != ("cgroup2" if controller is None else "cgroup"):
+            continue
+        if controller is None or controller in options.split(","):
+            yield _unescaped(columns[3]), _unescaped(columns[4])
+
+
+def _unescaped(text: str) -> str:
+    """The kernel writes spaces and the like in octal."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip()
-    except OSError:
+        return path.read_text(errors="replace").strip()
+    except (OSError, ValueError):  # ValueError: a path with a zero in it
         return ""
 
 
 def _number(text: str) -> int | None:
     """None for "max", for -1 (no limit in version 1) and where there is no file."""
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 40 else None

@@ -4,11 +4,15 @@ which index it had, which XIDs it reported, whether it was too hot.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import psutil
+
+from trimtab_work_pools.inventory.cgroup import memory_limit_mib
 from trimtab_work_pools.inventory.health import Limits, Process, Signs, Xid, judge
+from trimtab_work_pools.inventory.kept_xids import KeptXids
 from trimtab_work_pools.inventory.marks import Mark, unmarked
 from trimtab_work_pools.inventory.nvml import GpuUnreachable, Nvml, NvmlError
 from trimtab_work_pools.inventory.processes import Ours, Uses, foreign_mib, nobody
@@ -18,15 +22,21 @@ from trimtab_work_pools.inventory.supervised import EVERYTHING
 __all__ = ["Memory", "NvmlReader"]
 
 
+_UNIFIED = (
+    "GPU {gpu.index} has no memory of its own: the memory of GPU {gpu.index} is the host's, {gpu.memory_total_mib} MiB"
+)
 _NOTHING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a reader knows that a single reading cannot tell: the last of each GPU, and which number each had."""
+    """What a reader knows that one reading cannot tell: the last of each GPU, which number each had, and which were
+    not asked, for they were `silent`: they were not reset by that.
+    """
 
     last: Mapping[str, GpuReading] = field(default_factory=dict)
     numbers: Mapping[int, str] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,11 @@ class _Links:
     complete: bool
 
 
+def _host_memory_mib() -> int:
+    total_mib = int(psutil.virtual_memory().total) // (1024 * 1024)
+    return min(total_mib, memory_limit_mib() or total_mib)
+
+
 class NvmlReader:
     """Honours DeviceReader. Not for several threads at once; NVML calls block, so call it off the event loop.
 
@@ -65,12 +80,20 @@ class NvmlReader:
     """
 
     def __init__(
-        self, limits: Limits | None = None, ours: Ours = nobody, mark: Mark = unmarked, memory: Memory | None = None
+        self,
+        limits: Limits | None = None,
+        ours: Ours = nobody,
+        mark: Mark = unmarked,
+        memory: Memory | None = None,
+        host_mib: Callable[[], int] = _host_memory_mib,
+        kept: KeptXids | None = None,
     ) -> None:
-        """`mark` is told before each call of NVML, by the driver's number of the GPU. `memory`: an earlier reader's."""
+        """`mark` is told before each call of NVML, by the driver's number of the GPU. `memory`: an earlier reader's.
+        `kept`: where XIDs outlive readers.
+        """
         self._limits = limits or Limits()
         self._ours = ours
-        self._mark = mark
+        self._mark, self._host_mib = mark, host_mib
         self._nvml: Nvml | None = None
         known = memory or Memory()
         self._last: dict[str, GpuReading] = dict(known.last)
@@ -78,11 +101,14 @@ class NvmlReader:
         self._fixed: dict[str, _Fixed] = {}
         self._links: dict[str, _Links] = {}
         self._linked: frozenset[tuple[str, tuple[Xid, ...]]] = frozenset()
-        self._xids: dict[str, tuple[Xid, ...]] = {gpu.uuid: gpu.xids for gpu in self._last.values() if gpu.xids}
+        self._silent: set[str] = set(known.silent)
+        self._kept = kept
+        self._xids: dict[str, tuple[Xid, ...]] = {} if kept is None else kept.read()
+        self._xids |= {gpu.uuid: gpu.xids for gpu in self._last.values() if gpu.xids}
 
     def memory(self) -> Memory:
         """For the reader that takes its place."""
-        return Memory(dict(self._last), dict(self._numbers))
+        return Memory(dict(self._last), dict(self._numbers), frozenset(self._silent))
 
     def close(self) -> None:
         """Lets the driver go; the next read opens it again."""
@@ -95,14 +121,16 @@ class NvmlReader:
     def forget(self, uuid: str) -> None:
         """A GPU that was taken out of the host for good."""
         self._last.pop(uuid, None)
-        self._xids.pop(uuid, None)
+        self._forget_xids((uuid,))
 
     def read(self, left_out: Mapping[str, str] = _NOTHING) -> Devices:
         """All GPUs now. Never raises for what a driver or a GPU does; `problems` says what could not be read.
 
         `left_out`: GPUs that are not to be asked, by the driver's number, and why; "": none of them.
         """
+        self._silent.update(self._numbers[int(key)] for key in left_out if key and int(key) in self._numbers)
         if EVERYTHING in left_out:
+            self._silent.update(self._last)
             return self._nothing(left_out[EVERYTHING])
         try:
             return self._read(left_out)
@@ -117,7 +145,7 @@ class NvmlReader:
     def _driver_went(self) -> None:
         """XIDs were of the driver that is gone: loading it resets the GPUs."""
         self.close()
-        self._xids.clear()
+        self._forget_xids(tuple(self._xids))
 
     def _nothing(self, why: str) -> Devices:
         self._last = {uuid: gpu.lost(why) for uuid, gpu in self._last.items()}
@@ -137,8 +165,9 @@ class NvmlReader:
         problems = self._missing(nvml, handles, silent)
         self._link(nvml, handles)
         gpus = _by_index(self._last.values())
+        shared = tuple(_UNIFIED.format(gpu=gpu) for gpu in gpus if gpu.unified and not gpu.unreachable)
         lost = tuple(f"GPU {gpu.index} ({gpu.uuid}): {gpu.unreachable}" for gpu in gpus if gpu.unreachable)
-        return Devices(gpus, *versions, problems=lost + problems + stray + nvml.take_problems())
+        return Devices(gpus, *versions, problems=lost + shared + problems + stray + nvml.take_problems())
 
     def _handles(self, nvml: Nvml, left_out: Mapping[str, str]) -> tuple[dict[str, Any], dict[int, str]]:
         """By uuid, for all GPUs that answer; and by NVML's number, why the others do not."""
@@ -188,15 +217,23 @@ class NvmlReader:
                 continue
             known = self._xids.get(uuid, ())
             self._xids[uuid] = tuple(dict.fromkeys((*known, Xid(code, instance))))
+            if self._kept is not None and self._xids[uuid] != known:
+                self._kept.write({uuid: self._xids[uuid]})
         return tuple(stray)
+
+    def _forget_xids(self, uuids: Collection[str]) -> None:
+        reset = [uuid for uuid in uuids if self._xids.pop(uuid, None)]
+        if reset and self._kept is not None:
+            self._kept.write({}, reset)
 
     def _read_one(self, nvml: Nvml, uuid: str, handle: Any) -> None:
         last = self._last[uuid]
         of = f"GPU {last.index}"
         try:
             reading = self._ask(nvml, last.unread(), handle, of)
-            if last.unreachable:
-                self._xids.pop(uuid, None)  # it is back, so it was reset
+            if last.unreachable and uuid not in self._silent:
+                self._forget_xids((uuid,))  # it is back, so it was reset
+            self._silent.discard(uuid)
             nvml.watch(handle, uuid, of)
         except GpuUnreachable as error:
             self._lost(nvml, uuid, str(error))
@@ -209,13 +246,15 @@ class NvmlReader:
         self._last[uuid] = replace(self._last[uuid], xids=self._xids.get(uuid, ())).lost(why)
 
     def _ask(self, nvml: Nvml, known: GpuReading, handle: Any, of: str) -> GpuReading:
+        nvml.take_unknown()  # what it answered to other calls
         fixed = self._fixed.get(known.uuid) or _fixed(nvml, handle, of)
         if fixed.complete:  # else it is asked again, so that each reading names what is not told
             self._fixed[known.uuid] = fixed
-        total_mib, used_mib = nvml.memory_mib(handle, of)
+        memory = nvml.memory_mib(handle, of)
         mig = nvml.mig_enabled(handle, of)
         processes = nvml.processes(handle, of)
         foreign = self._foreign(processes)
+        total_mib, used_mib = (self._host_mib(), _held_mib(processes)) if memory is None else memory
         reset_needed, remap_failed = nvml.remapping(handle, of)
         return replace(
             known,
@@ -237,13 +276,15 @@ class NvmlReader:
             reset_needed=reset_needed,
             remap_failed=remap_failed,
             foreign=foreign,
+            unified=memory is None,
+            unreadable=nvml.take_unknown(),
         )
 
     def _slices(self, nvml: Nvml, handle: Any, processes: Uses, of: str) -> tuple[MigSlice, ...]:
         found = []
         for place, part in enumerate(nvml.mig_handles(handle, of)):
             named = f"{of} slice {place}"
-            total_mib, used_mib = nvml.memory_mib(part, named)
+            total_mib, used_mib = nvml.memory_mib(part, named) or (None, None)
             instance, compute = nvml.mig_instances(part, named)
             own = None if processes is None else [one for one in processes if one[2] == instance]
             foreign = self._foreign(own)
@@ -270,6 +311,7 @@ class NvmlReader:
     def _judged(self, gpu: GpuReading) -> GpuReading:
         signs = Signs(
             reset_needed=gpu.reset_needed,
+            unreadable=gpu.unreadable,
             remap_failed=gpu.remap_failed,
             ecc_uncorrected=gpu.ecc_uncorrected,
             temperature_c=gpu.temperature_c,
@@ -326,6 +368,12 @@ def _fixed(nvml: Nvml, handle: Any, of: str) -> _Fixed:
         power_limit_w=nvml.power_limit_w(handle, of),
         slowdown_c=nvml.slowdown_c(handle, of),
     )
+
+
+def _held_mib(processes: Uses) -> int | None:
+    """All that processes hold of a device without memory of its own; None if one of them does not tell."""
+    held = None if processes is None else [mib for _, mib, _ in processes]
+    return None if held is None or None in held else sum(mib or 0 for mib in held)
 
 
 def _pair(nvml: Nvml, one: Any, other: Any, of: str) -> tuple[Topology | None, bool | None]:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from trimtab_work_pools.xids import XidClass, class_of, meaning
+
 __all__ = ["APPLICATION_XIDS", "HEALTHY", "Fault", "Health", "Limits", "Process", "Signs", "Xid", "judge"]
 
-APPLICATION_XIDS = frozenset({13, 31, 43, 45, 68, 109})
-"""XIDs that an application causes and that leave the GPU usable: those that NVIDIA's Kubernetes device plugin ignores
-too (graphics engine exception, page fault, stopped processing, preemptive clean-up, video processor, context switch
-time-out). All others count against the GPU. The codes: https://docs.nvidia.com/deploy/xid-errors/."""
+APPLICATION_XIDS = frozenset(code for code in range(1000) if class_of(code).harmless)
+"""XIDs that leave the GPU usable by NVIDIA's catalogue: an application's own faults, and notes (see `xids`). All others
+count against the GPU, those too that the catalogue does not have."""
 
 
 class Fault(StrEnum):
@@ -22,6 +23,7 @@ class Fault(StrEnum):
     XID = "xid"
     ECC = "ecc_uncorrected"
     REMAP_FAILED = "row_remap_failed"
+    UNREADABLE = "unreadable"
     TOO_HOT = "too_hot"
     TAKEN = "taken"
 
@@ -84,9 +86,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """What health is judged by; None is unknown, and unknown is not held against a GPU."""
+    """What health is judged by; None is unknown, and unknown is not held against a GPU. But `unreadable` is: what the
+    driver answered "Unknown Error" for, which a GPU that is well does not do.
+    """
 
     unreachable: str = ""
+    unreadable: Sequence[str] = ()
     reset_needed: bool | None = None
     remap_failed: bool | None = None
     ecc_uncorrected: int | None = None
@@ -102,6 +107,7 @@ def judge(signs: Signs, limits: Limits, before: Health = HEALTHY) -> Health:
         return Health((Fault.LOST,), (signs.unreachable,))
     found = [
         _reset(signs),
+        _unreadable(signs.unreadable),
         _xids(signs.xids, limits),
         _ecc(signs, limits),
         _hot(signs, limits, Fault.TOO_HOT in before.faults),
@@ -119,14 +125,26 @@ def _reset(signs: Signs) -> Health:
     return health
 
 
-def _xids(xids: Sequence[Xid], limits: Limits) -> Health:
-    codes = sorted({xid.code for xid in xids} - limits.ignored_xids)
-    if not codes:
+def _unreadable(what: Sequence[str]) -> Health:
+    if not what:
         return HEALTHY
-    named = ", ".join(str(code) for code in codes)
-    return Health(
-        (Fault.XID,), (f"the driver reported XID {named}; see NVIDIA's list of XIDs, reset or replace the GPU",)
+    named = ", ".join(dict.fromkeys(what))
+    why = (
+        f"the driver answers 'Unknown Error' when it is asked for its {named}; see dmesg, reset it or reboot this host"
     )
+    return Health((Fault.UNREADABLE,), (why,))
+
+
+def _xids(xids: Sequence[Xid], limits: Limits) -> Health:
+    held = sorted({xid.code for xid in xids} - limits.ignored_xids)
+    if not held:
+        return HEALTHY
+    notes = {xid.code for xid in xids if class_of(xid.code) is XidClass.NOTE}
+    named = ", ".join(str(code) for code in sorted(notes.union(held)))
+    means = ", ".join(filter(None, dict.fromkeys(meaning(code) for code in held)))
+    resets = any(class_of(code) is XidClass.RESET for code in held)
+    next_step = "reset it (nvidia-smi --gpu-reset) or reboot this host" if resets else "see NVIDIA's list of XIDs"
+    return Health((Fault.XID,), (f"the driver reported XID {named}{f' ({means})' if means else ''}; {next_step}",))
 
 
 def _ecc(signs: Signs, limits: Limits) -> Health:

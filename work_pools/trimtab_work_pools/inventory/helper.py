@@ -39,10 +39,13 @@ class _Devices:
 
     def __init__(self, settings: Any, memory: Any, mark: Mark) -> None:
         from trimtab_work_pools.inventory.gpus import NvmlReader
+        from trimtab_work_pools.inventory.kept_xids import KeptXids
         from trimtab_work_pools.inventory.processes import Ours
 
+        limits, folder = settings
+        kept = KeptXids(folder) if folder else None
         self._pids: frozenset[int] = frozenset()
-        self._reader = NvmlReader(settings, Ours(lambda: self._pids), mark, memory)
+        self._reader = NvmlReader(limits, Ours(lambda: self._pids), mark, memory, kept=kept)
 
     def read(self, value: Any, left_out: Mapping[str, str]) -> Any:
         self._pids = value

@@ -136,16 +136,16 @@ def numa_cpus(cpus: Iterable[int], root: Path = Path("/")) -> tuple[tuple[int, t
     found = []
     for folder in (root / "sys/devices/system/node").glob("node[0-9]*"):
         try:
-            listed = id_list((folder / "cpulist").read_text())
-        except OSError:
+            number, listed = int(folder.name.removeprefix("node")), id_list((folder / "cpulist").read_text())
+        except (OSError, ValueError):  # ValueError: of a form that nobody has described yet
             continue
         if own := tuple(sorted(usable.intersection(listed))):
-            found.append((int(folder.name.removeprefix("node")), own))
+            found.append((number, own))
     return tuple(sorted(found))
 
 
 def id_list(text: str) -> tuple[int, ...]:
-    """The kernel's list format, "0-3,8": https://docs.kernel.org/admin-guide/cputopology.html."""
+    """The kernel's list format, "0-3,8": https://docs.kernel.org/admin-guide/cputopology.html. Raises ValueError."""
     ids: list[int] = []
     for part in text.strip().split(","):
         first, _, last = part.partition("-")

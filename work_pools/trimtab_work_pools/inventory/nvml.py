@@ -73,6 +73,7 @@ class Nvml:
         mark("", "nvmlInit")
         self._not_told: dict[str, list[str]] = {}
         self._problems: list[str] = []
+        self._unknown: list[str] = []
         self._events: Any = None
         self._watched: dict[int, str] = {}
         try:
@@ -99,6 +100,11 @@ class Nvml:
         self._not_told, self._problems = {}, []
         return tuple(found)
 
+    def take_unknown(self) -> tuple[str, ...]:
+        """What the driver has answered "Unknown Error" for since this was last asked."""
+        found, self._unknown = tuple(self._unknown), []
+        return found
+
     def ask(self, what: str, of: str, call: Callable[..., Any], *args: Any) -> Any:
         """The answer, or None and a problem noted ("`what` ... `of`"). Raises DriverGone, GpuUnreachable."""
         self._mark(self.about, f"the driver's call for its {what}" if self.about else f"the driver's call for {what}")
@@ -113,6 +119,8 @@ class Nvml:
             if code in _NOT_OFFERED:
                 self._not_told.setdefault(what, []).append(of)
             else:
+                if code == pynvml.NVML_ERROR_UNKNOWN:
+                    self._unknown.append(what)
                 self._problems.append(f"{what} of {of} could not be read: {error}")
             return None
         except UnicodeDecodeError:  # pynvml decodes texts, which a broken infoROM may spoil
@@ -143,11 +151,13 @@ class Nvml:
     def name(self, handle: Any, of: str) -> str:
         return self.ask("model", of, pynvml.nvmlDeviceGetName, handle) or ""
 
-    def memory_mib(self, handle: Any, of: str) -> tuple[int, int] | tuple[None, None]:
-        """Total, and all that is not free."""
-        info = self.ask("memory", of, pynvml.nvmlDeviceGetMemoryInfo, handle)
+    def memory_mib(self, handle: Any, of: str) -> tuple[int, int] | tuple[None, None] | None:
+        """Total, and all that is not free. None for a device that has no memory of its own (GB10, Jetson)."""
+        info = self.ask("memory", of, _memory, handle)
         if info is None:
             return None, None
+        if info is _UNIFIED:
+            return None
         # Rounded against us: no run is promised a MiB that is not there.
         return info.total // MIB, -(-(info.total - info.free) // MIB)
 
@@ -209,19 +219,24 @@ class Nvml:
         return (None, None) if rows is None else (bool(rows[2]), bool(rows[3]))
 
     def processes(self, handle: Any, of: str) -> list[tuple[int, int | None, int | None]] | None:
-        """(pid, MiB, GPU instance) of each process that computes or draws on it."""
-        found: list[tuple[int, int | None, int | None]] = []
+        """(pid, MiB, GPU instance) of each process that computes or draws on it. The driver names one that does both,
+        or is a client of MPS, in several lists, with all that it holds in each: it counts once.
+        """
+        found: dict[tuple[int, int | None], int | None] = {}
         for what, call in (
             ("compute processes", pynvml.nvmlDeviceGetComputeRunningProcesses_v3),
             ("graphics processes", pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3),
+            ("MPS processes", _mps_processes),
         ):
             processes = self.ask(what, of, call, handle)
             if processes is None and what == "compute processes":
                 return None
             for one in processes or ():
                 held = None if one.usedGpuMemory is None else -(-int(one.usedGpuMemory) // MIB)
-                found.append((int(one.pid), held, _instance(one.gpuInstanceId)))
-        return found
+                key = int(one.pid), _instance(one.gpuInstanceId)
+                known = [mib for mib in (found.get(key), held) if mib is not None]
+                found[key] = max(known, default=None)
+        return [(pid, held, instance) for (pid, instance), held in found.items()]
 
     # Between two GPUs.
 
@@ -289,6 +304,24 @@ class Nvml:
             return self.uuid(event.device, "a GPU with an event")
         except GpuUnreachable:
             return ""
+
+
+_UNIFIED = object()
+
+
+def _memory(handle: Any) -> Any:
+    try:
+        return pynvml.nvmlDeviceGetMemoryInfo(handle)
+    except pynvml.NVMLError_NotSupported:
+        return _UNIFIED
+
+
+def _mps_processes(handle: Any) -> Any:
+    """Nothing where MPS is not known."""
+    try:
+        return pynvml.nvmlDeviceGetMPSComputeRunningProcesses_v3(handle)
+    except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
+        return []
 
 
 def _mig_mode(handle: Any) -> int | None:

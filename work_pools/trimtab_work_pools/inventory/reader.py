@@ -90,11 +90,13 @@ def open_reader(
     cached_digests: Callable[[], Iterable[str]] = tuple,
     patience_s: float = PATIENCE_S,
     again_s: float = AGAIN_S,
+    xids_folder: Path | None = None,
 ) -> Reader:
     """A reader of this host.
 
     `folder` is where runs write (its file system is the disk), `name` the node's name (empty: the host's), `our_pids`
     gives the pids of our runs, `cached_digests` (which can be pickled) the digests of the data that lies on this host.
+    XIDs are kept in `xids_folder` until the host is started again.
     Read in helper processes: what does not answer within `patience_s` is named in the reading, and its like goes on.
     """
     settings = {"folder": folder, "name": name, "labels": dict(labels or {}), "cached_digests": cached_digests}
@@ -103,5 +105,5 @@ def open_reader(
         return HostReader(folder, name=name, labels=labels or {}).read({"disk": why, "digests": why})
 
     host: Supervised[Host] = Supervised("host", settings, alone, patience_s, again_s)
-    devices: Supervised[Devices] = Supervised("devices", limits, _none_answers, patience_s, again_s)
+    devices: Supervised[Devices] = Supervised("devices", (limits, xids_folder), _none_answers, patience_s, again_s)
     return NodeReader(_Asked(host, lambda: None), _Asked(devices, lambda: frozenset(our_pids())))

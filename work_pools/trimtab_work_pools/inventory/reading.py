@@ -52,7 +52,8 @@ class GpuReading:
     `memory_used_mib` is all that is not free (the driver's own part included), `memory_foreign_mib` what of it our runs
     do not hold. `nvlink_peers` and `topology` name other GPUs by `index`. `ecc_uncorrected` counts since the driver was
     loaded, `xids` since the GPU was last reset (or the reader was started). `unreachable` says why NVML no longer
-    answers for it: then only what does not change is kept.
+    answers for it: then only what does not change is kept. `unified`: it has no memory of its own, `memory_*` are the
+    host's. `unreadable`: what the driver answered "Unknown Error" for.
     """
 
     uuid: str
@@ -78,6 +79,8 @@ class GpuReading:
     remap_failed: bool | None = None
     xids: tuple[Xid, ...] = ()
     foreign: tuple[Process, ...] | None = None
+    unified: bool = False
+    unreadable: tuple[str, ...] = ()
     unreachable: str = ""
     health: Health = HEALTHY
 

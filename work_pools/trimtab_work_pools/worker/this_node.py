@@ -17,6 +17,7 @@ from trimtab_work_pools.inventory import Host, HostReading, Reader, node_of, ope
 from trimtab_work_pools.inventory.host import LABELS_VARIABLE, parse_labels
 from trimtab_work_pools.inventory.supervised import PATIENCE_S
 from trimtab_work_pools.resources import Gpu, Node
+from trimtab_work_pools.worker.host_claims import default_directory
 
 __all__ = ["NodeSettings", "ThisNode", "advertised"]
 
@@ -83,6 +84,7 @@ class ThisNode:
             our_pids=our_pids,
             cached_digests=cached,
             patience_s=settings.device_s,
+            xids_folder=default_directory(),
         )
         self._reading: HostReading | None = None
 
