@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab_work_pools.devices_env import THREAD_VARIABLES, DeviceError, GangMember, choose_cpus, run_environment
+from trimtab_work_pools.devices_env import (
+    THREAD_VARIABLES,
+    DeviceError,
+    GangMember,
+    choose_cpus,
+    port_environment,
+    run_environment,
+)
 from trimtab_work_pools.fit import Fit, fit
 from trimtab_work_pools.resources import Demand, Gpu, Grant, Node, Placement
 
@@ -75,7 +83,7 @@ def test_memory_that_is_not_known_is_not_told() -> None:
 
 
 def test_what_the_run_sets_itself_stays_but_for_its_devices() -> None:
-    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "0,1,2,3", "XLA_CLIENT_MEM_FRACTION": ".5", "RANK": "9"}
+    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "GPU-0", "XLA_CLIENT_MEM_FRACTION": ".5", "RANK": "9"}
     placement = Placement("n", (Grant(0, 500, 10 * GIB),), cpu_milli=2000)
     told = run_environment(placement, NODE, GangMember(0, 2, "n", 29500), own)
     assert told["CUDA_VISIBLE_DEVICES"] == "GPU-0"
@@ -146,3 +154,45 @@ def test_thread_counts_reach_the_libraries() -> None:
     environment = {**os.environ, **told}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
+
+
+TWO = Placement("n", (Grant(1), Grant(3)))
+
+
+def test_numbers_for_tools_that_take_nothing_else() -> None:
+    told = run_environment(TWO, NODE, device_ids="index")
+    assert told["CUDA_VISIBLE_DEVICES"] == "1,3"
+    assert told["NVIDIA_VISIBLE_DEVICES"] == "GPU-1,GPU-3"
+    assert run_environment(TWO, NODE, device_ids="index", in_container=True)["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert run_environment(Placement("n"), NODE, device_ids="index")["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_numbers_that_cannot_be_had() -> None:
+    with pytest.raises(DeviceError, match="not possible for MIG slice MIG-7: it has no number; use uuid"):
+        run_environment(Placement("n", (Grant(3010),)), NODE, device_ids="index")
+    lost = replace(NODE, gpus=(replace(GPUS[0], healthy=False), *GPUS[1:]))
+    with pytest.raises(DeviceError, match="while GPU 0 of node 'n' is not well"):
+        run_environment(TWO, lost, device_ids="index")
+    assert run_environment(TWO, lost)["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-3"
+
+
+@pytest.mark.parametrize("own", ["GPU-1", "GPU-3,GPU-1", "1", "3, 1", "", "-1", "NoDevFiles"])
+def test_a_variable_of_the_run_s_own_stays_if_it_names_only_what_was_given(own: str) -> None:
+    assert run_environment(TWO, NODE, own={"CUDA_VISIBLE_DEVICES": own})["CUDA_VISIBLE_DEVICES"] == own
+
+
+@pytest.mark.parametrize(
+    ("own", "other"), [("0", "0"), ("1,2", "2"), ("GPU-0", "GPU-0"), ("GPU-", "GPU-"), ("all", "all")]
+)
+def test_a_variable_that_names_other_devices_is_refused(own: str, other: str) -> None:
+    with pytest.raises(DeviceError) as refused:
+        run_environment(TWO, NODE, own={"CUDA_VISIBLE_DEVICES": own})
+    said = str(refused.value)
+    assert f"CUDA_VISIBLE_DEVICES={own} in env names {other}, which the run was not given" in said
+    assert "it has GPU 1 (GPU-1), GPU 3 (GPU-3). Leave the variable out" in said
+
+
+def test_a_run_s_own_meeting_place_stays() -> None:
+    assert port_environment(20001, {})["MASTER_PORT"] == port_environment(20001, {})["PET_MASTER_PORT"] == "20001"
+    assert port_environment(20001, {})["MASTER_ADDR"] == "127.0.0.1"
+    assert port_environment(20001, {"MASTER_PORT": "29500"}) == {}

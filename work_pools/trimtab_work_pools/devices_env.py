@@ -4,7 +4,8 @@ Where each variable's meaning is written down:
 
 | variable | source |
 |---|---|
-| CUDA_VISIBLE_DEVICES | CUDA C++ Programming Guide, "CUDA Environment Variables": UUIDs (also of MIG devices) |
+| CUDA_VISIBLE_DEVICES | CUDA C++ Programming Guide, "CUDA Environment Variables": UUIDs (MIG too), numbers |
+| CUDA_DEVICE_ORDER | the same: PCI_BUS_ID numbers GPUs as the driver and nvidia-smi do |
 | NVIDIA_VISIBLE_DEVICES | NVIDIA Container Toolkit, "Specialized Configurations with Docker"; `void`: none |
 | CUDA_MPS_ACTIVE_THREAD_PERCENTAGE, CUDA_MPS_PINNED_DEVICE_MEM_LIMIT | NVIDIA Multi-Process Service guide, appendix |
 | XLA_PYTHON_CLIENT_MEM_FRACTION (new name: XLA_CLIENT_MEM_FRACTION) | JAX, "GPU memory allocation" |
@@ -25,13 +26,23 @@ None of these is a fence: a program can take more than its share, except under M
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 
 from trimtab_work_pools.resources import WHOLE, Gpu, Grant, Node, Placement
 
-__all__ = ["DeviceError", "GangMember", "choose_cpus", "gang_environment", "run_environment"]
+__all__ = [
+    "INDEX",
+    "UUID",
+    "VISIBLE",
+    "DeviceError",
+    "GangMember",
+    "choose_cpus",
+    "gang_environment",
+    "port_environment",
+    "run_environment",
+]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -41,6 +52,11 @@ THREAD_VARIABLES = (
     "POLARS_MAX_THREADS",
     "LOKY_MAX_CPU_COUNT",
 )
+
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+UUID, INDEX = "uuid", "index"
+"""What `device_ids` may be."""
 
 
 class DeviceError(LookupError):
@@ -64,7 +80,12 @@ class GangMember:
 
 
 def run_environment(
-    placement: Placement, node: Node, gang: GangMember | None = None, own: Mapping[str, str] | None = None
+    placement: Placement,
+    node: Node,
+    gang: GangMember | None = None,
+    own: Mapping[str, str] | None = None,
+    device_ids: str = UUID,
+    in_container: bool = False,
 ) -> dict[str, str]:
     """The variables to set for a run on `node`, over its `own` ones.
 
@@ -72,13 +93,58 @@ def run_environment(
     run sets itself stay. The GPUs are numbered in the run as in the placement, by ascending index. CUDA shows a process
     one MIG slice only, the first: give a run several slices only if it starts a process for each.
 
-    Raises DeviceError if the placement is for another node or names a GPU that the node does not have.
+    `device_ids` "index": numbers instead of UUIDs, for tools that take nothing else; they are the driver's, or, in a
+    container, count what is in it. A CUDA_VISIBLE_DEVICES of the run's own stays if it names nothing but what it was
+    given.
+
+    Raises DeviceError if the placement is for another node or names a GPU that the node does not have, if numbers
+    cannot be had, and for a CUDA_VISIBLE_DEVICES that names other devices.
     """
     gpus = _granted(placement, node)
-    visible = ",".join(gpu.uuid for gpu, _ in gpus)
-    found = {"CUDA_VISIBLE_DEVICES": visible, "NVIDIA_VISIBLE_DEVICES": visible or "void"}
+    uuids = ",".join(gpu.uuid for gpu, _ in gpus)
+    explicit = (own or {}).get(VISIBLE)
+    if explicit is not None:
+        _check_explicit(explicit, [gpu for gpu, _ in gpus], node, in_container)
+        visible = explicit
+    elif device_ids == INDEX:
+        visible = ",".join(str(number) for number in _numbers([gpu for gpu, _ in gpus], node, in_container))
+    else:
+        visible = uuids
+    found = {VISIBLE: visible, "NVIDIA_VISIBLE_DEVICES": uuids or "void"}
     found |= _without(own or {}, _memory(gpus, own or {}) | _threads(placement))
     return found | (gang_environment(gang, len(gpus)) if gang else {})
+
+
+def _numbers(gpus: Sequence[Gpu], node: Node, in_container: bool) -> list[int]:
+    """What CUDA calls them with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+    if parts := [gpu.uuid for gpu in gpus if gpu.mig_profile]:
+        raise DeviceError(f"device_ids: index is not possible for MIG slice {parts[0]}: it has no number; use uuid")
+    if in_container:
+        return list(range(len(gpus)))
+    last = max((gpu.index for gpu in gpus), default=0)
+    unsure = [gpu.index for gpu in node.gpus if not gpu.mig_profile and not gpu.healthy and gpu.index < last]
+    if unsure:
+        raise DeviceError(
+            f"device_ids: index is not possible while GPU {unsure[0]} of node {node.name!r} is not well, for the driver"
+            " may number the others anew; use uuid"
+        )
+    return [gpu.index for gpu in gpus]
+
+
+def _check_explicit(explicit: str, gpus: Sequence[Gpu], node: Node, in_container: bool) -> None:
+    named = [part.strip() for part in explicit.split(",") if part.strip()]
+    if named in ([], ["-1"], ["NoDevFiles"]):
+        return
+    numbered = any(part.isdecimal() for part in named)
+    numbers = [str(number) for number in _numbers(gpus, node, in_container)] if numbered else []
+    for part in named:
+        by_uuid = part.startswith(("GPU-", "MIG-")) and sum(gpu.uuid.startswith(part) for gpu in gpus) == 1
+        if not by_uuid and part not in numbers:
+            has = ", ".join(f"GPU {gpu.index} ({gpu.uuid})" for gpu in gpus) or "no GPU"
+            raise DeviceError(
+                f"{VISIBLE}={explicit} in env names {part}, which the run was not given; it has {has}. Leave the"
+                " variable out: the worker sets it, and device_ids: index makes it numbers"
+            )
 
 
 def choose_cpus(
@@ -165,6 +231,16 @@ def _threads(placement: Placement) -> dict[str, str]:
 
 def _without(own: Mapping[str, str], found: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if name not in own or name.startswith("TRIMTAB_")}
+
+
+def port_environment(port: int, own: Mapping[str, str]) -> dict[str, str]:
+    """Where the processes of one run on one node meet, each run at a port of its own: two torchruns beside each other
+    would both take 29500. What the run sets itself stays.
+    """
+    if own.keys() & {"MASTER_PORT", "MASTER_ADDR", "PET_MASTER_PORT"}:
+        return {}
+    here, text = "127.0.0.1", str(port)
+    return {"MASTER_ADDR": here, "MASTER_PORT": text, "PET_MASTER_ADDR": here, "PET_MASTER_PORT": text}
 
 
 def gang_environment(gang: GangMember, gpus: int) -> dict[str, str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
+NAMES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "MASTER_ADDR", "MASTER_PORT", "TRIMTAB_NODE", "OMP_NUM_THREADS")
+
 
 @flow
 def recorded(folder: str, seconds: float = 0.0) -> None:
@@ -17,7 +19,7 @@ def recorded(folder: str, seconds: float = 0.0) -> None:
     path = Path(folder) / f"{flow_run.get_id()}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     done_s = max((json.loads(line).get("done_s", 0.0) for line in lines), default=0.0)
-    given = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "TRIMTAB_NODE", "OMP_NUM_THREADS")}
+    given = {name: os.environ.get(name) for name in NAMES}
     write(path, "start", pid=os.getpid(), done_s=done_s, **given)
     try:
         while done_s < seconds:  # counted, not measured: a process that is frozen does not get on

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import Demand, Grant, Placement
@@ -81,3 +84,29 @@ def test_what_is_no_claim_is_passed_over(tmp_path: Path) -> None:
 def test_the_directory_is_this_user_s_own(tmp_path: Path) -> None:
     claims = HostClaims(tmp_path / "new")
     assert claims.directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_each_run_of_a_host_has_a_port_of_its_own(tmp_path: Path) -> None:
+    claims = [HostClaims(tmp_path) for _ in range(6)]
+    for number in range(6):
+        assert claims[number].acquire(claim(f"r{number}", (f"GPU-{number}", 1000)))
+    with ThreadPoolExecutor(6) as pool:
+        ports = list(pool.map(lambda number: claims[number].take_port(f"r{number}"), range(6)))
+    assert len(set(ports)) == 6
+    assert [claims[0].take_port(f"r{number}") for number in range(6)] == ports, "the same when asked again"
+    claims[0].started("r1", os.getpid())
+    assert {one.holding.run_id: one.port for one in claims[0].all()}["r1"] == ports[1]
+    with pytest.raises(LookupError, match="run r9 holds nothing of this host"):
+        claims[0].take_port("r9")
+
+
+def test_a_port_that_somebody_listens_on_is_passed_over(tmp_path: Path) -> None:
+    claims = HostClaims(tmp_path)
+    assert claims.acquire(claim("r1", ("GPU-0", 1000)))
+    port = claims.take_port("r1")
+    claims.release("r1", "claim-r1")
+    assert claims.acquire(claim("r1", ("GPU-0", 1000)))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        assert claims.take_port("r1") != port

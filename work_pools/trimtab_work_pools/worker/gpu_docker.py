@@ -16,7 +16,7 @@ from trimtab_work_pools.worker.containers import Containers
 from trimtab_work_pools.worker.gpu_worker import GpuWorker
 from trimtab_work_pools.worker.host_claims import HostClaim
 from trimtab_work_pools.worker.lives import End
-from trimtab_work_pools.worker.resources_form import Resources
+from trimtab_work_pools.worker.resources_form import DEVICE_IDS, DeviceIds, Resources
 
 __all__ = ["GpuDockerJobConfiguration", "GpuDockerResult", "GpuDockerVariables", "GpuDockerWorker"]
 
@@ -25,6 +25,7 @@ class GpuDockerJobConfiguration(DockerWorkerJobConfiguration):
     """A container, and what it needs."""
 
     resources: dict[str, Any] = Field(default_factory=dict)
+    device_ids: DeviceIds = Field(default="uuid")
 
 
 class GpuDockerVariables(DockerWorkerJobConfiguration):
@@ -33,6 +34,7 @@ class GpuDockerVariables(DockerWorkerJobConfiguration):
     resources: Resources = Field(
         default_factory=Resources, title="Resources", description="What the run needs of the node that it is to run on."
     )
+    device_ids: DeviceIds = Field(default="uuid", title="Device ids", description=DEVICE_IDS)
 
 
 class GpuDockerResult(DockerWorkerResult):

@@ -25,7 +25,7 @@ from trimtab_work_pools.launchers.prefect_hooks import cafile
 from trimtab_work_pools.launchers.ready_tls import ReadyContexts
 from trimtab_work_pools.worker.forked import run_forked
 from trimtab_work_pools.worker.gpu_worker import GpuWorker
-from trimtab_work_pools.worker.resources_form import Resources
+from trimtab_work_pools.worker.resources_form import DEVICE_IDS, DeviceIds, Resources
 
 __all__ = ["GpuProcessJobConfiguration", "GpuProcessVariables", "GpuProcessWorker"]
 
@@ -37,6 +37,7 @@ class GpuProcessJobConfiguration(ProcessJobConfiguration):
     """A process, and what it needs."""
 
     resources: dict[str, Any] = Field(default_factory=dict)
+    device_ids: DeviceIds = Field(default="uuid")
 
 
 class GpuProcessVariables(ProcessVariables):
@@ -45,6 +46,7 @@ class GpuProcessVariables(ProcessVariables):
     resources: Resources = Field(
         default_factory=Resources, title="Resources", description="What the run needs of the node that it is to run on."
     )
+    device_ids: DeviceIds = Field(default="uuid", title="Device ids", description=DEVICE_IDS)
 
 
 class GpuProcessWorker(GpuWorker, ProcessWorker):

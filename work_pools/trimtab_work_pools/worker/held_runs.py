@@ -5,6 +5,7 @@ Which run holds what is in the host's claims; kept here is only which of these c
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -15,7 +16,7 @@ import anyio.to_thread
 from prefect.client.orchestration import PrefectClient
 from prefect.logging import get_logger
 
-from trimtab_work_pools.devices_env import run_environment
+from trimtab_work_pools.devices_env import VISIBLE, port_environment, run_environment
 from trimtab_work_pools.ledger import Ledger
 from trimtab_work_pools.worker.affinity import bind, own_cpus
 from trimtab_work_pools.worker.aftermath import Aftermath, largest_of
@@ -28,6 +29,7 @@ from trimtab_work_pools.worker.usage import Usage
 
 __all__ = ["HeldRuns"]
 
+_OF_ONE_RUN = frozenset({VISIBLE, "MASTER_ADDR", "MASTER_PORT", "PET_MASTER_PORT"})
 _USAGE_S = 2.0
 """What runs use is looked at this often."""
 
@@ -96,14 +98,22 @@ class HeldRuns:
                 await persistently(lambda: self._control.crashed(run_id, why), f"run {run_id} has crashed")
         await self.ended(run_id, end.exit_code, end.oom_killed)
 
-    def environment(self, run_id: UUID, own: Mapping[str, str]) -> dict[str, str]:
-        """What the run is told of its devices, over its `own` variables.
+    def environment(self, run_id: UUID, own: Mapping[str, str], device_ids: str) -> dict[str, str]:
+        """What the run is told of its devices, by `device_ids`, over its `own` variables, and the port where its
+        processes meet.
 
-        Raises LookupError if it holds none (it was not picked here), DeviceError (a LookupError) if one has gone.
+        Raises LookupError if it holds none (it was not picked here), DeviceError (a LookupError) if one has gone or its
+        own variables name others.
         """
         claim = self.claim(run_id)
         told = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TRIMTAB_NODE": self._node.name, "TRIMTAB_CLAIM": claim.claim_id}
-        return told | run_environment(claim.holding.placement, self._node, own=own)
+        alone = self._lives.in_containers
+        if not alone:  # Prefect mixes the worker's own environment in: nobody has set that for this run
+            own = {
+                name: value for name, value in own.items() if name not in _OF_ONE_RUN or os.environ.get(name) != value
+            }
+        told |= run_environment(claim.holding.placement, self._node, own=own, device_ids=device_ids, in_container=alone)
+        return told | port_environment(self._claims.take_port(str(run_id)), own)
 
     def claim(self, run_id: UUID) -> HostClaim:
         """By which the run is here. Raises LookupError if it is not."""

@@ -13,6 +13,7 @@ import os
 import socket
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
@@ -27,6 +28,10 @@ from trimtab_work_pools.resources import WHOLE
 
 __all__ = ["HostClaim", "HostClaims", "claim_from_text", "claim_to_text", "created_s", "default_directory"]
 
+_PORTS = range(20_000, 32_768)
+"""Below those that Linux gives to whoever asks for any (net.ipv4.ip_local_port_range): nobody else takes one by chance
+between its choice and its use.
+"""
 _STARTING_S = 120.0
 """A claim whose run has no process yet counts this long; then its worker has died before it could start it."""
 
@@ -36,6 +41,7 @@ class HostClaim:
     """`devices`: (UUID, share in thousandths). `pid` and `pid_created_s` are of the run's process, once it has one.
     `server` is the address of the Prefect API that the run and the `pool` are of. A run `in_container` has, once it has
     started, the id of its `container`, and a `pid` only where the processes of the container can be seen from here.
+    `port` is where the run's processes meet, no other run's.
     """
 
     claim_id: str
@@ -51,6 +57,7 @@ class HostClaim:
     server: str = ""
     in_container: bool = False
     container: str = ""
+    port: int = 0
 
     @property
     def running(self) -> bool:
@@ -164,6 +171,29 @@ class HostClaims:
                 if one.holding.run_id == run_id:
                     self._write(replace(one, pid=pid, pid_created_s=born_s, container=container))
 
+    def take_port(self, run_id: str) -> int:
+        """A TCP port of this host for a run that is claimed, the same when asked again; no other claim has it.
+
+        Raises LookupError if the run is not claimed, or no port is free.
+        """
+        with self._locked():
+            claims = self._read()
+            own = next((one for one in claims if one.holding.run_id == run_id), None)
+            if own is None:
+                raise LookupError(f"run {run_id} holds nothing of this host")
+            if own.port > 0:
+                return int(own.port)
+            now_s = time.time()
+            taken = {one.port for one in claims if one.port and one.counts(now_s)}
+            first: int = _PORTS.start + zlib.crc32(run_id.encode()) % len(
+                _PORTS
+            )  # not where the run before has just been
+            for port in (*range(first, _PORTS.stop), *range(_PORTS.start, first)):
+                if port not in taken and _is_free(port):
+                    self._write(replace(own, port=port))
+                    return int(port)
+        raise LookupError(f"no TCP port from {_PORTS.start} to {_PORTS.stop - 1} is free on this host")
+
     def release(self, run_id: str, claim_id: str) -> None:
         """Takes the claim back; one that somebody else has made since stays."""
         with self._locked():
@@ -198,6 +228,15 @@ class HostClaims:
         with (self.directory / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def created_s(pid: int) -> float:

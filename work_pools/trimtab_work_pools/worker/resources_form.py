@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Resources"]
+__all__ = ["DEVICE_IDS", "DeviceIds", "Resources"]
+
+DeviceIds = Literal["uuid", "index"]
+DEVICE_IDS = (
+    "How CUDA_VISIBLE_DEVICES names the GPUs that a run was given: by uuid, or by index for tools that take only"
+    " numbers (with CUDA_DEVICE_ORDER=PCI_BUS_ID; not for MIG slices)."
+)
+"""For the form."""
 
 
 class Resources(BaseModel):
