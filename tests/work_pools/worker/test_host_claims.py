@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import Demand, Grant, Placement
+from trimtab_work_pools.worker import host_claims
 from trimtab_work_pools.worker.host_claims import HostClaim, HostClaims, created_s
 
 
@@ -91,9 +93,9 @@ def test_each_run_of_a_host_has_a_port_of_its_own(tmp_path: Path) -> None:
     for number in range(6):
         assert claims[number].acquire(claim(f"r{number}", (f"GPU-{number}", 1000)))
     with ThreadPoolExecutor(6) as pool:
-        ports = list(pool.map(lambda number: claims[number].take_port(f"r{number}"), range(6)))
+        ports = list(pool.map(lambda number: claims[number].take_port(f"r{number}").port, range(6)))
     assert len(set(ports)) == 6
-    assert [claims[0].take_port(f"r{number}") for number in range(6)] == ports, "the same when asked again"
+    assert [claims[0].take_port(f"r{number}").port for number in range(6)] == ports, "the same when asked again"
     claims[0].started("r1", os.getpid())
     assert {one.holding.run_id: one.port for one in claims[0].all()}["r1"] == ports[1]
     with pytest.raises(LookupError, match="run r9 holds nothing of this host"):
@@ -103,10 +105,30 @@ def test_each_run_of_a_host_has_a_port_of_its_own(tmp_path: Path) -> None:
 def test_a_port_that_somebody_listens_on_is_passed_over(tmp_path: Path) -> None:
     claims = HostClaims(tmp_path)
     assert claims.acquire(claim("r1", ("GPU-0", 1000)))
-    port = claims.take_port("r1")
+    port = claims.take_port("r1").port
     claims.release("r1", "claim-r1")
     assert claims.acquire(claim("r1", ("GPU-0", 1000)))
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
         other.listen()
-        assert claims.take_port("r1") != port
+        assert claims.take_port("r1").port != port
+
+
+def test_a_process_that_is_stopped_with_the_lock_holds_up_nobody_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_claims, "_LOCK_S", 0.2)
+    code = (
+        "import fcntl, sys, pathlib; lock = (pathlib.Path(sys.argv[1]) / 'lock').open('w');"
+        "fcntl.flock(lock, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    )
+    claims = HostClaims(tmp_path)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=pipe, stdout=pipe) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        holder.send_signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError, match="a process that does not go on holds its lock"):
+            claims.all()
+        holder.kill()
+    assert claims.all() == []

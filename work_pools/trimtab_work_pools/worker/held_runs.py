@@ -113,7 +113,8 @@ class HeldRuns:
                 name: value for name, value in own.items() if name not in _OF_ONE_RUN or os.environ.get(name) != value
             }
         told |= run_environment(claim.holding.placement, self._node, own=own, device_ids=device_ids, in_container=alone)
-        return told | port_environment(self._claims.take_port(str(run_id)), own)
+        self._mine[str(run_id)] = claim = self._claims.take_port(str(run_id))
+        return told | port_environment(claim.port, own)
 
     def claim(self, run_id: UUID) -> HostClaim:
         """By which the run is here. Raises LookupError if it is not."""

@@ -7,6 +7,7 @@ a worker that was killed and started again while its runs go on. A claim whose p
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -28,6 +29,8 @@ from trimtab_work_pools.resources import WHOLE
 
 __all__ = ["HostClaim", "HostClaims", "claim_from_text", "claim_to_text", "created_s", "default_directory"]
 
+_LOCK_S, _LOCK_AGAIN_S = 5.0, 0.005
+"""Who holds the lock needs it for milliseconds."""
 _PORTS = range(20_000, 32_768)
 """Below those that Linux gives to whoever asks for any (net.ipv4.ip_local_port_range): nobody else takes one by chance
 between its choice and its use.
@@ -171,8 +174,8 @@ class HostClaims:
                 if one.holding.run_id == run_id:
                     self._write(replace(one, pid=pid, pid_created_s=born_s, container=container))
 
-    def take_port(self, run_id: str) -> int:
-        """A TCP port of this host for a run that is claimed, the same when asked again; no other claim has it.
+    def take_port(self, run_id: str) -> HostClaim:
+        """The claim of a run, with a TCP port of this host: the same when asked again, and no other claim has it.
 
         Raises LookupError if the run is not claimed, or no port is free.
         """
@@ -181,17 +184,16 @@ class HostClaims:
             own = next((one for one in claims if one.holding.run_id == run_id), None)
             if own is None:
                 raise LookupError(f"run {run_id} holds nothing of this host")
-            if own.port > 0:
-                return int(own.port)
+            if own.port:
+                return own
             now_s = time.time()
             taken = {one.port for one in claims if one.port and one.counts(now_s)}
-            first: int = _PORTS.start + zlib.crc32(run_id.encode()) % len(
-                _PORTS
-            )  # not where the run before has just been
+            first = _PORTS.start + zlib.crc32(run_id.encode()) % len(_PORTS)  # not where the run before has just been
             for port in (*range(first, _PORTS.stop), *range(_PORTS.start, first)):
                 if port not in taken and _is_free(port):
-                    self._write(replace(own, port=port))
-                    return int(port)
+                    own = replace(own, port=port)
+                    self._write(own)
+                    return own
         raise LookupError(f"no TCP port from {_PORTS.start} to {_PORTS.stop - 1} is free on this host")
 
     def release(self, run_id: str, claim_id: str) -> None:
@@ -226,8 +228,22 @@ class HostClaims:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with (self.directory / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait_for(lock.fileno(), self.directory)
             yield
+
+
+def _wait_for(lock: int, directory: Path) -> None:
+    """Takes the lock. Raises TimeoutError: whoever has it is stopped, or waits for a disk that does not answer."""
+    until_s = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                text = f"a process that does not go on holds its lock for more than {_LOCK_S:g} s"
+                raise TimeoutError(errno.ETIMEDOUT, text, str(directory)) from None
+        time.sleep(_LOCK_AGAIN_S)
 
 
 def _is_free(port: int) -> bool:
