@@ -90,6 +90,7 @@ _HINT_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _HINT_AFTER = re.compile(
+    r"^[^.;\n]*\bout of memory(?: errors?| count)?(?: ?[:=] ?| )\d+\s*$|"
     r"^[^.;\n]*\b(?:can be avoided|(?:may|might|can) occur|happens (?:if|when)|is (?:caught|handled)"
     r"|errors? (?:is|are) (?:caught|handled)|handling|handler"
     r"|protection|guard|retries|policy|score|detection|mitigation)\b",

@@ -136,6 +136,7 @@ _GPU_MEMORY = [
             r"bad_alloc[^\n]*(?:\bRMM\b|\brmm\b|cuda)|maximum pool size exceeded",
             r"amount of GPU memory \([^)]*\) could not be allocated",
             # vLLM, SGLang, TGI, accelerate: the cache or the weights do not fit.
+            r"failed to cuda [cm]alloc|\bcudaMalloc\w* failed",
             r"no available memory for the cache blocks",
             r"larger than the (?:maximum number of tokens that can be stored in|available) KV cache",
             r"KV cache is needed, which is larger than the available",
@@ -192,7 +193,7 @@ _HOST_MEMORY = [
             ),
             r"\bout of memory error: (?:failed|could not) |duckdb\.\S*OutOfMemoryException",
             # The kernel, and what runs on top of it.
-            r"\bOOMKilled\b|\boom[-_ ]kill(?:er|ed)?\b|out of memory: killed process|memory cgroup out of memory",
+            r"\bOOMKilled\b|\boom[-_ ]kill(?:er|ed)?\b|\bkilled process \d+ \(|memory cgroup out of memory",
             r"cgroup out-of-memory handler|killed as a result of limit of",
             (
                 r"killed by \S+ for exceeding (?:physical |virtual )?memory limits"
@@ -206,7 +207,7 @@ _HOST_MEMORY = [
         [
             # A signal that hardly anybody but the kernel sends to a child.
             (
-                r"was sent SIGKILL|killed by signal: Killed|\{SIGKILL\(-9\)\}"
+                r"terminated abruptly[^\n]*SIGKILL|was sent SIGKILL|killed by signal: Killed|\{SIGKILL\(-9\)\}"
                 r"|terminated with signal SIGKILL|died with <Signals\.SIGKILL"
             ),
             r"excessive memory usage[^\n]*SIGKILL",
@@ -227,8 +228,8 @@ _HOST_MEMORY = [
         Cause.HOST_MEMORY,
         [
             (
-                r"\bexit(?:ed)?(?: with)?(?: (?:status|code))*[: ]*\(?(?:-9"
-                r"|137)\b|\bexitcode ?: -9\b|\bSignal 9 \(SIGKILL\)"
+                r"\bexit(?:ed)?(?: with)?(?: (?:exit|status|code))*[: ]*\(?(?:-9"
+                r"|137)\b|\bexitcode ?: -9\b|\bsignal 9\b"
             ),
         ],
         _LOW,
@@ -298,7 +299,8 @@ _XID = re.compile(r"\bXid\b(?: ?\([^)\n]*\))?(?: errors?| code)?[ :=,]*(\d{1,3})
 _PROGRAM_XIDS = frozenset({13, 31})
 
 _WORDS = re.compile(
-    r"error|memory|alloc|out_of|OOM|kill|bus|lost|ECC|NVLink|Xid|CUDA|HIP|driver|kernel|resource|KV cache|space|quota|"
+    r"error|memory|exit|signal|alloc|out_of|OOM|kill|bus|lost|ECC|NVLink|Xid|CUDA|HIP|driver|kernel"
+    r"|resource|KV cache|space|quota|"
     r"files?\b|denied|auth|forbidden|token|credential|resol|host|connect|network|refused|timeout|time limit|pandera|"
     r"schema|fault|assert|aborted|SIG|NFILE|MFILE|EDQUOT|ENOSPC|GPU|device|gateway|url|PTX|sm_|tensor",
     re.IGNORECASE,
