@@ -6,16 +6,15 @@ import ast
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import StateType
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger
 from prefect.flows import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -133,6 +132,14 @@ def mlflow_with_many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     """Runs, versions, models and experiments: one made by MLflow, the others copied from its rows."""
     folder = tmp_path_factory.mktemp("mlflow")
     server = mlflow_server(folder).start()
+    try:
+        fill_mlflow(server, folder)
+        yield server
+    finally:
+        server.stop()
+
+
+def fill_mlflow(server: Server, folder: Path) -> None:
     api = MlflowClient(server.url)
     experiment = api.create_experiment("first")
     run = api.create_run(experiment, tags={"trimtab.stage": "train", "trimtab.done": "yes"})
@@ -152,8 +159,6 @@ def mlflow_with_many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     for step in range(0, 2 * MANY, 1000):
         batch = [mlflow.entities.Metric("loss", 0.5, 1, each) for each in range(step, min(step + 1000, 2 * MANY))]
         api.log_batch(run.info.run_id, metrics=batch)
-    yield server
-    server.stop()
 
 
 def copy(db: sqlite3.Connection, table: str, which: str, **changed: Any) -> None:
@@ -186,29 +191,39 @@ def prefect_with_many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sync
     """Scheduled retrain runs, automations and events: one made through the API, the others copied, or sent."""
     folder = tmp_path_factory.mktemp("prefect")
     server = prefect_server(folder).start()
-    with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}), get_client(sync_client=True) as client:
+    try:
+        with as_client(server) as client:
+            made, automation = first_of_each(client)
+        server.stop()
+        (database,) = folder.rglob("prefect.db")
+        with closing(sqlite3.connect(database)) as db, db:
+            for number in range(1, MANY):
+                copy(db, "flow_run", f"id = '{made}'", id=str(uuid4()), name=f"run-{number}", idempotency_key=None)
+                copy(db, "automation", f"id = '{automation}'", id=str(uuid4()), name=f"many: {number}")
+            db.execute("update flow_run set state_type = 'SCHEDULED', state_name = 'Scheduled', state_id = null")
+        server.start()
+        with as_client(server) as client:
+            yield client
+    finally:
+        server.stop()
 
-        @flow(name="retrain")
-        def retrain() -> None: ...
 
-        made = client.create_flow_run(retrain, tags=["trimtab", "many"])
-        automation = client.create_automation(
-            AutomationCore(name="many: 0", tags=["trimtab:many"], trigger=EventTrigger(expect={"x"}), actions=[])
-        )
-        state = client.read_flow_run(made.id).state
-        assert state is not None
-        assert state.type is StateType.PENDING
-    server.stop()
-    (database,) = folder.rglob("prefect.db")
-    with closing(sqlite3.connect(database)) as db, db:
-        for number in range(1, MANY):
-            copy(db, "flow_run", f"id = '{made.id}'", id=str(uuid4()), name=f"run-{number}", idempotency_key=None)
-            copy(db, "automation", f"id = '{automation}'", id=str(uuid4()), name=f"many: {number}")
-        db.execute("update flow_run set state_type = 'SCHEDULED', state_name = 'Scheduled', state_id = null")
-    server.start()
+@contextmanager
+def as_client(server: Server) -> Iterator[SyncPrefectClient]:
     with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}), get_client(sync_client=True) as client:
         yield client
-    server.stop()
+
+
+def first_of_each(client: SyncPrefectClient) -> tuple[UUID, UUID]:
+    """A retrain run, and an automation."""
+
+    @flow(name="retrain")
+    def retrain() -> None: ...
+
+    made = client.create_flow_run(retrain, tags=["trimtab", "many"])
+    trigger = EventTrigger(expect={"x"})
+    core = AutomationCore(name="many: 0", tags=["trimtab:many"], trigger=trigger, actions=[])
+    return made.id, client.create_automation(core)
 
 
 def test_over_a_thousand_of_prefects(prefect_with_many: SyncPrefectClient) -> None:

@@ -178,4 +178,9 @@ def merge(asked: dict[str, Any], policy: dict[str, Any]) -> dict[str, Any]:
 
 def _moment(at: str | None) -> datetime:
     now = datetime.now(UTC)
-    return max(datetime.fromisoformat(at), now) if at else now
+    if not at:
+        return now
+    moment = datetime.fromisoformat(at)
+    if moment.tzinfo is None:
+        raise ValueError(f'at is {at!r}; it must name its time zone, like "2026-11-27T18:00:00+00:00"')
+    return max(moment, now)

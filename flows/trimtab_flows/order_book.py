@@ -54,7 +54,7 @@ def keep_order(model: str, order: Mapping[str, Any]) -> None:
 def orders_of(model: str) -> tuple[Order, ...]:
     """The orders kept for a model, oldest first; whether they stand is for the decision to say."""
     found = orders_from([json.loads(text) for text in _tags(model).values()])
-    return tuple(sorted(found, key=lambda order: (order.issued, order.kind, order.reason)))
+    return tuple(sorted(found, key=lambda order: (order.given, order.kind, order.reason)))
 
 
 def _tags(model: str) -> dict[str, str]:

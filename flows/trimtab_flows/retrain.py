@@ -82,7 +82,7 @@ def _end_id() -> UUID | None:
     if identity is None:
         return None
     with get_client(sync_client=True) as client:
-        return end_id(client.read_flow_run(UUID(identity)))
+        return end_id(client, client.read_flow_run(UUID(identity)))
 
 
 def figures_of(evaluation: Evaluation) -> list[str]:

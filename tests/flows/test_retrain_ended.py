@@ -13,11 +13,11 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Cancelled, Cancelling, Scheduled
+from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pending, Running, Scheduled, State
 
 from trimtab_flows.loading import RecipeError
 from trimtab_flows.retrain import retrain
-from trimtab_flows.retrain_ended import NAME, retrain_ended
+from trimtab_flows.retrain_ended import NAME, end_id, retrain_ended
 
 pytestmark = [pytest.mark.usefixtures("environment"), pytest.mark.timeout(400)]
 
@@ -72,7 +72,12 @@ def test_every_end_is_told_once(client: SyncPrefectClient, tmp_path: Path) -> No
             deployment.id, parameters=given, state=due, job_variables=variables
         )
 
+    (automation,) = client.read_automations_by_name("flights: tell how retrain runs ended")
     change(client, deployment.id, enforce_parameter_schema=False)
+    client.pause_automation(automation.id)
+    missed = run("missed", in_s=86400)
+    client.set_flow_run_state(missed.id, Cancelled(message="while nobody listened"))
+    client.resume_automation(automation.id)
     try:
         runs = {case: run(case) for case in ("syntax_error", "import_error", "no_class", "nowhere", "slow", "its_end")}
         runs["not valid"] = run("not valid", recipe="nowhere:recipe", seed="many")
@@ -106,8 +111,15 @@ def test_every_end_is_told_once(client: SyncPrefectClient, tmp_path: Path) -> No
     } == {"trimtab.model.flights"}
     said = next(event["payload"]["reason"] for event in told(client) if event["payload"]["decision"] == "syntax_error")
     assert "SyntaxError" in said
-    # Told again by hand, it is the same event.
+    # Told again by hand, it is the same event; and the one that was missed is told with it once it is old enough.
     assert retrain_ended(str(runs["syntax_error"].id)) == "before"
+
+    def found() -> list[dict[str, Any]]:
+        retrain_ended(str(runs["syntax_error"].id))
+        return [event for event in told(client) if event["payload"]["flow_run"] == str(missed.id)]
+
+    assert len(eventually(found, "the missed one is told", 90)) == 1
+    assert count() == dict.fromkeys(runs, 1)
 
 
 def later(in_s: float) -> Any:
@@ -132,3 +144,20 @@ def test_a_run_of_nobodys_tells_of_itself(client: SyncPrefectClient) -> None:
     )
     assert [event["resource"]["prefect.resource.id"] for event in found] == ["trimtab.recipe.nowhere_at_all:recipe"]
     assert "there is no module 'nowhere_at_all'" in found[0]["payload"]["reason"]
+
+
+def test_an_end_that_is_explained_later_is_one_and_a_second_try_has_its_own(client: SyncPrefectClient) -> None:
+    deployment = client.read_deployment_by_name(DEPLOYMENT)
+    due = Scheduled(scheduled_time=later(86400))
+    run = client.create_flow_run_from_deployment(deployment.id, parameters={"windows": "2013-01"}, state=due)
+
+    def now(state: State[Any] | None = None) -> UUID:
+        if state is not None:
+            client.set_flow_run_state(run.id, state, force=True)
+        return end_id(client, client.read_flow_run(run.id))
+
+    first = now()
+    assert first == now(Pending()) == now(Crashed()) == now(Crashed(name="out_of_memory")) == now(Completed())
+    second = now(Scheduled(scheduled_time=later(86400)))
+    assert second == now(Running()) == now(Failed()) == now(Cancelled())
+    assert second != first

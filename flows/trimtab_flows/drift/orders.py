@@ -47,11 +47,16 @@ class Order:
         if self.kind == "postpone" and self.until is None:
             raise InvalidRecord("order: field until is missing; an order to postpone says until when")
 
+    @property
+    def given(self) -> datetime:
+        """When it was issued: in different zones, the texts do not sort as the moments do."""
+        return datetime.fromisoformat(self.issued)
+
     def stands(self, moment: datetime | None) -> bool:
         """Whether it is in force at a moment; None: the time is not known, then it is unless it forces."""
         if moment is None:
             return self.kind != "force"
-        after = datetime.fromisoformat(self.issued) <= moment
+        after = self.given <= moment
         return after and (self.until is None or moment < datetime.fromisoformat(self.until))
 
     def __str__(self) -> str:
@@ -79,7 +84,7 @@ def standing(orders: Iterable[Order], moment: datetime | None, last_retrain: dat
     """
     now = [order for order in orders if order.stands(moment)]
     forces = [order for order in now if order.kind == "force" and not _done(order, last_retrain)]
-    by_issue = sorted(forces, key=lambda order: (order.issued, order.reason))
+    by_issue = sorted(forces, key=lambda order: (order.given, order.reason))
     return Standing(
         force=by_issue[0] if by_issue else None,
         forbid=_longest(order for order in now if order.kind == "forbid"),
@@ -88,14 +93,14 @@ def standing(orders: Iterable[Order], moment: datetime | None, last_retrain: dat
 
 
 def _done(order: Order, last_retrain: datetime | None) -> bool:
-    return last_retrain is not None and datetime.fromisoformat(order.issued) <= last_retrain
+    return last_retrain is not None and order.given <= last_retrain
 
 
 def _longest(orders: Iterable[Order]) -> Order | None:
     never = datetime.max.replace(tzinfo=UTC)
 
-    def end(order: Order) -> tuple[datetime, str, str]:
-        return (datetime.fromisoformat(order.until) if order.until else never, order.issued, order.reason)
+    def end(order: Order) -> tuple[datetime, datetime, str]:
+        return (datetime.fromisoformat(order.until) if order.until else never, order.given, order.reason)
 
     return max(orders, key=end, default=None)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trimtab_flows.drift.calendar import Blackout, Calendar, Hours
 from trimtab_flows.drift.decision import Decision, Evidence, InvalidRecord, Order, Policy, decide
+from trimtab_flows.drift.orders import standing
 
 BERLIN = ZoneInfo("Europe/Berlin")
 #: A Wednesday noon in UTC.
@@ -185,3 +186,11 @@ def test_evidence_comes_back_with_its_orders_history_and_challenges():
     assert Evidence.from_json(text).to_json() == text
     with pytest.raises(InvalidRecord, match="field as_of is '2026-11-25'; it must name its time zone"):
         Evidence.from_json(text.replace(NOON.isoformat(), "2026-11-25"))
+
+
+def test_orders_are_counted_by_when_they_were_given_in_whichever_zone():
+    early = Order("force", "2026-11-20T18:00:00+09:00", reason="from Tokyo, at nine in the morning UTC")
+    late = Order("force", "2026-11-20T10:00:00+00:00", reason="from London, at ten")
+    moment = datetime(2026, 11, 21, tzinfo=UTC)
+    assert standing((late, early), moment, None).force == early
+    assert sorted([late, early], key=lambda order: order.given) == [early, late]
