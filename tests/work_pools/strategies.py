@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trimtab_work_pools.resources import WHOLE, Demand, Gpu, Grant, Inventory, Node, Placement
 
-__all__ = ["demands", "gpus", "inventories", "nodes"]
+__all__ = ["demands", "gpus", "inventories", "nodes", "placements"]
 
 MEMORY_MIB = (0, 8192, 16_384, 40_960)
 MODELS = ("A100", "T4")
@@ -100,4 +100,19 @@ def demands(draw: st.DrawFn) -> Demand:
         preemptible=draw(st.booleans()),
         expected_s=draw(st.sampled_from((60.0, 3600.0, 50_000.0))),
         team=draw(st.sampled_from(("", "x"))),
+    )
+
+
+@st.composite
+def placements(draw: st.DrawFn) -> Placement:
+    """Of any node: it may never have had that much."""
+    grants = st.builds(
+        Grant, st.integers(0, 6), st.sampled_from((300, 500, WHOLE)), st.sampled_from((0, 8192, 40_960, 99_999))
+    )
+    return Placement(
+        "n",
+        tuple(draw(st.lists(grants, max_size=4))),
+        draw(st.sampled_from((0, 1000, 8000, 64_000))),
+        draw(st.sampled_from((0, 8192, 100_000))),
+        draw(st.sampled_from((0, 5000, 10_240))),
     )

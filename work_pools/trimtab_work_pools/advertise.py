@@ -175,11 +175,11 @@ def fleet_from(advertisements: Iterable[Advertisement]) -> Fleet:
     nodes: list[Node] = []
     occupants: dict[str, Occupant] = {}
     for one in advertisements:
-        free = Ledger(one.node, one.holdings).free()
-        nodes.append(_full(free) if one.draining else free)
-        for holding in () if one.draining else one.holdings:
+        ledger = Ledger(one.node, one.holdings)
+        nodes.append(_full(ledger.node) if one.draining else ledger.free())
+        for holding, fitted in () if one.draining else zip(one.holdings, ledger.fitted(), strict=True):
             run = run_of(holding.run_id, holding.demand, holding.submitted_s, attained_s=holding.attained_s)
-            placement = replace(holding.placement, node=one.node.name)
+            placement = replace(fitted, node=one.node.name)
             stopping_s = holding.stopping_until_s
             occupant = Occupant(run, (placement,), holding.started_s, stopping_until_s=stopping_s)
             known = occupants.get(holding.run_id)

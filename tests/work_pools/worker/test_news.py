@@ -19,6 +19,7 @@ from trimtab_work_pools.worker.control_plane import ControlPlane
 from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.known_queue import KnownQueue
 from trimtab_work_pools.worker.peers import Peers
+from trimtab_work_pools.worker.planning import Planning
 
 from .conftest import Pool
 
@@ -149,3 +150,23 @@ async def test_a_worker_that_leaves_is_not_advertised_again_by_the_round_it_was_
         assert await dispatcher.pick(10.0, None, None) == []
         assert await control.board() == Board()
         dispatcher.close()
+
+
+@pytest.mark.anyio
+async def test_a_run_of_which_more_is_heard_while_it_is_planned_is_planned_once(pool: Pool) -> None:
+    """In a fleet of more than ten workers; before, the plan failed: "a run is queued twice"."""
+    deployment = pool.deploy("any", cpus=3)
+    run_id = pool.run(deployment)
+    async with get_client() as client:
+        control = ControlPlane(client, pool.name)
+        planning = Planning("w0", pool.name, control, set())
+        now_s = control.now_s()
+        planning.fleet = tuple(
+            Advertisement(f"w{number}", Node(f"n{number:02}", 1000, 1000), (), now_s + 30) for number in range(1, 13)
+        )
+        planning._queue.connected(True)
+        waiting, _ = await planning.plan(10.0, "n00", False)
+        assert [str(one.flow_run.id) for one in waiting] == [run_id]
+        planning._queue.heard(state_event(run_id, "Rescheduled", "SCHEDULED", deployment))
+        _, picked = await planning.plan(10.0, "n00", False)
+        assert [run.id for run in picked.runs] == [run_id]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_cases import read_node
-from strategies import demands, inventories
+from strategies import demands, inventories, placements
 
 from trimtab_work_pools.advertise import Advertisement, AdvertisementError, Board, current, later
 from trimtab_work_pools.fit import Fit, fit
@@ -22,6 +22,7 @@ from trimtab_work_pools.queue.workload import Policy
 from trimtab_work_pools.resources import CapacityError, Demand, Inventory, Node, Placement
 from trimtab_work_pools.wishes import read_demand
 from trimtab_work_pools.worker.affinity import bind, own_cpus
+from trimtab_work_pools.worker.host_claims import HostClaim
 from trimtab_work_pools.worker.picking import NEVER, Queued, pick
 from trimtab_work_pools.worker.pool_policy import PolicyError, read_policy
 from trimtab_work_pools.worker.this_node import NodeSettings, advertised
@@ -45,11 +46,9 @@ def advertise(node: Node, *held: Holding, worker: str = "", expires_s: float = N
 @settings(max_examples=100, deadline=None)
 @given(inventories(), st.lists(demands(), max_size=6))
 def test_a_ledger_gives_nothing_twice_and_forgets_nothing(inventory: Inventory, wanted: list[Demand]) -> None:
-    node = dataclasses.replace(
+    node = replace(
         inventory.nodes[0],
-        gpus=tuple(
-            dataclasses.replace(gpu, share_given_milli=0, memory_given_mib=0) for gpu in inventory.nodes[0].gpus
-        ),
+        gpus=tuple(replace(gpu, share_given_milli=0, memory_given_mib=0) for gpu in inventory.nodes[0].gpus),
         cpu_given_milli=0,
         memory_given_mib=0,
     )
@@ -68,12 +67,54 @@ def test_a_ledger_gives_nothing_twice_and_forgets_nothing(inventory: Inventory, 
 def test_a_holding_outlasts_what_befalls_its_device() -> None:
     node = read_node("a", {"gpus": {"count": 2}})
     ledger = Ledger(node).reserve(holding("r", node, Demand(gpus=1)))
-    filled = dataclasses.replace(node.gpus[0], memory_used_mib=40_000)
-    failed = dataclasses.replace(node.gpus[0], healthy=False)
-    assert ledger.read_again(dataclasses.replace(node, gpus=(filled, node.gpus[1]))).free().gpus[0].memory_free_mib == 0
-    broken = ledger.read_again(dataclasses.replace(node, gpus=(failed, node.gpus[1])))
+    filled = replace(node.gpus[0], memory_used_mib=40_000)
+    failed = replace(node.gpus[0], healthy=False)
+    assert ledger.read_again(replace(node, gpus=(filled, node.gpus[1]))).free().gpus[0].memory_free_mib == 0
+    broken = ledger.read_again(replace(node, gpus=(failed, node.gpus[1])))
     assert broken.free().gpus[0].share_free_milli == 0
-    assert ledger.stopping("r", NOW_S).find("r") == dataclasses.replace(ledger.holdings[0], stopping_until_s=NOW_S)
+    assert ledger.stopping("r", NOW_S).find("r") == replace(ledger.holdings[0], stopping_until_s=NOW_S)
+
+
+@settings(max_examples=200, deadline=None)
+@given(inventories(), st.lists(st.tuples(placements(), demands()), max_size=6), st.lists(demands(), max_size=4))
+def test_whatever_is_held_of_a_node_that_has_changed_can_be_planned_with(
+    inventory: Inventory, held: list[tuple[Placement, Demand]], wanted: list[Demand]
+) -> None:
+    """A run fills the disk that it was given, a limit is lowered, slices are made anew: more is held than there is."""
+    fleet = []
+    for place, node in enumerate(inventory.nodes):
+        mine = held[place :: len(inventory.nodes)]
+        holdings = [
+            Holding(f"{node.name}-{number}", demand, replace(placement, node=node.name), NOW_S, NOW_S - number)
+            for number, (placement, demand) in enumerate(mine)
+        ]
+        bare = replace(
+            node,
+            gpus=tuple(replace(gpu, share_given_milli=0, memory_given_mib=0) for gpu in node.gpus),
+            cpu_given_milli=0, memory_given_mib=0, disk_given_mib=0,
+        )  # fmt: skip
+        fleet.append(advertise(bare, *holdings))
+        free = Ledger(bare, tuple(holdings)).free()
+        assert 0 <= free.cpu_given_milli <= free.cpu_total_milli
+        for placement in Ledger(bare, tuple(holdings)).fitted():
+            free = free.give_back(placement)
+        assert free == bare, "what is taken is what is given back"
+    queue = [Queued(f"q{number}", demand, NOW_S - 9) for number, demand in enumerate(wanted)]
+    for node in inventory.nodes:
+        pick(node.name, fleet, queue, Policy(), NOW_S).reasons()
+
+
+def test_a_gpu_is_held_by_its_uuid_whatever_its_number_is_now() -> None:
+    node = read_node("a", {"gpus": {"count": 3}})
+    held = holding("r", node, Demand(gpus=2))
+    uuids = tuple((node.gpus[grant.index].uuid, grant.share_milli) for grant in held.placement.grants)
+    claim = HostClaim("c", "w", 1, "p", held, uuids, NOW_S, NOW_S)
+    assert claim.held_on(node) is held
+    turned = replace(node, gpus=tuple(replace(gpu, index=2 - gpu.index) for gpu in node.gpus))
+    numbers = {gpu.uuid: gpu.index for gpu in turned.gpus}
+    assert [grant.index for grant in claim.held_on(turned).placement.grants] == [numbers[uuid] for uuid, _ in uuids]
+    less = replace(node, gpus=tuple(gpu for gpu in node.gpus if gpu.uuid != uuids[0][0]))
+    assert [grant.index for grant in claim.held_on(less).placement.grants] == [held.placement.grants[1].index]
 
 
 # --- advertisements ---
@@ -126,7 +167,7 @@ def test_who_is_there_and_cannot_be_read_still_holds_what_was_heard_of_it() -> N
     board = Board.read({"variable x": newer, "variable y": json.dumps({"worker": "w-b", "expires_s": until_s})})
     assert [(sign.worker, sign.expires_s) for sign in board.silent] == [("w-a", until_s), ("w-b", until_s)]
     assert "what worker 'w-a' says is no advertisement of a worker" in board.problems[0]
-    assert later(board, {"w-a": heard}) == {"w-a": dataclasses.replace(heard, expires_s=until_s)}
+    assert later(board, {"w-a": heard}) == {"w-a": replace(heard, expires_s=until_s)}
 
 
 # --- picking ---
@@ -179,7 +220,7 @@ def test_queue_priority_and_the_run_s_own_count_alike() -> None:
 
 def test_nothing_new_is_put_on_a_node_that_drains() -> None:
     node = read_node("a", {"cpus": 4})
-    draining = dataclasses.replace(advertise(node), draining=True)
+    draining = replace(advertise(node), draining=True)
     picked = pick("a", [draining], [queued("r", cpus=1)], Policy(), NOW_S)
     assert picked.starts == ()
     assert picked.plan.waits[0].code is Code.NEVER_FITS
@@ -187,9 +228,7 @@ def test_nothing_new_is_put_on_a_node_that_drains() -> None:
 
 def test_victims_are_told_by_their_own_worker() -> None:
     node = read_node("a", {"cpus": 2})
-    modest = dataclasses.replace(
-        holding("modest", node, Demand(cpu_milli=2000, preemptible=True)), started_s=NOW_S - 5000
-    )
+    modest = replace(holding("modest", node, Demand(cpu_milli=2000, preemptible=True)), started_s=NOW_S - 5000)
     fleet = [advertise(node, modest), advertise(read_node("b", {"cpus": 1}))]
     run = queued("urgent", cpus=2, priority=5)
     assert pick("a", fleet, [run], Policy(), NOW_S).stops == (("modest", "urgent"),)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from uuid import UUID
 
@@ -27,6 +27,7 @@ from trimtab_work_pools.resources import CapacityError, Node, Placement
 from trimtab_work_pools.worker.admission import NotAdmitted, admit
 from trimtab_work_pools.worker.aftermath import largest_of
 from trimtab_work_pools.worker.announce import announce
+from trimtab_work_pools.worker.claiming import Claiming
 from trimtab_work_pools.worker.control_plane import Waiting, persistently, refused
 from trimtab_work_pools.worker.gang import Gangs
 from trimtab_work_pools.worker.held_runs import HeldRuns
@@ -60,6 +61,7 @@ class Dispatcher(HeldRuns):
         self._planning = Planning(worker, pool, self._control, queues)
         self._lost_hosts = LostHosts(client, pool, self._aftermath)
         self.gangs = Gangs(client, self._control, self.claim_of, self._stop_now, self.stopping.told, self.lost)
+        self.claiming = Claiming(client, self._control, self.lost)
         self._gangs: dict[str, tuple[str, ...]] = {}
         self._lock = anyio.Lock()
         self._draining = self._gone = False
@@ -101,9 +103,13 @@ class Dispatcher(HeldRuns):
 
     # --- picking ---
 
-    async def pick(self, prefetch_s: float, pool_limited: bool, room: int | None) -> list[FlowRun]:
-        """The runs to start here now, with their devices claimed; and the housekeeping of one round. `pool_limited`:
-        the pool has a concurrency limit; `room`: how many more this worker may start by its own limit.
+    async def pick(
+        self, prefetch_s: float, pool_limited: bool, room: int | None, busy: Collection[str] = ()
+    ) -> list[FlowRun]:
+        """The runs to start here now, with their devices claimed; and the housekeeping of one round.
+
+        `pool_limited`: the pool has a concurrency limit; `room`: how many more this worker may start by its own limit;
+        `busy`: ids of runs that are still being submitted, or given back.
         """
         async with self._lock:
             if self._gone:
@@ -122,7 +128,7 @@ class Dispatcher(HeldRuns):
             self._gangs = dict(picked.gangs) | {
                 run_id: nodes for run_id, nodes in self._gangs.items() if run_id in self._mine
             }
-            runs = self._claim(ledger, picked, queued, room)
+            runs = self._claim(ledger, picked, queued, room, busy)
             found = [one.flow_run for run_id in runs for one in waiting if str(one.flow_run.id) == run_id]
             self._make_way(picked)
             self.stopping.press()
@@ -133,13 +139,17 @@ class Dispatcher(HeldRuns):
                 await self._telling.tell(waiting, picked.reasons(), fleet, lambda: self._wake.is_set())
             return found
 
-    def _claim(self, ledger: Ledger, picked: Picked, queued: list[Queued], room: int | None) -> list[str]:
+    def _claim(
+        self, ledger: Ledger, picked: Picked, queued: list[Queued], room: int | None, busy: Collection[str]
+    ) -> list[str]:
         """Claims the devices of what is to start; what another worker on this host has taken meanwhile is left."""
         by_id = {one.run_id: one for one in queued}
         runs: list[str] = []
         for run_id, placement in picked.starts if not self._draining else ():
             if room is not None and len(runs) >= room:
                 break
+            if run_id in busy:
+                continue
             claim = self._claim_of(ledger.node, by_id[run_id], placement)
             try:
                 ledger = ledger.reserve(claim.holding)
@@ -190,6 +200,10 @@ class Dispatcher(HeldRuns):
         why = f"the limit of {limit.name} ({limit.most}) was reached while it was claimed"
         await persistently(lambda: self._control.waits_again(run, AWAITING, why), f"run {run.id} waits again")
         return True
+
+    def mark(self, run_id: UUID) -> str:
+        """Of the claim of a run, by which it is told from that of another worker."""
+        return f"Claimed by worker {self._worker} for node {self._node.name} ({self.claim_of(str(run_id))})"
 
     def other_nodes(self, run_id: UUID) -> tuple[str, ...]:
         """Of a gang whose rank 0 is here."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
 
 import anyio
 import anyio.abc
@@ -22,15 +23,17 @@ from trimtab_work_pools.inventory.host import LabelError
 from trimtab_work_pools.queue.workload import WorkloadError
 from trimtab_work_pools.resources import CapacityError
 from trimtab_work_pools.worker.admission import NotAdmitted, not_started
+from trimtab_work_pools.worker.claiming import PREPARES_WITHIN_S, Preparation, server_was_away
 from trimtab_work_pools.worker.control_plane import server_answers
 from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.drain import Drain
 from trimtab_work_pools.worker.lives import Lives, Processes
 from trimtab_work_pools.worker.picking import GANG
-from trimtab_work_pools.worker.prefect_hooks import Entry
+from trimtab_work_pools.worker.prefect_hooks import Entry, forget_submission
 from trimtab_work_pools.worker.this_node import NodeSettings
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.responses import WorkerFlowRunResponse
     from prefect.workers.base import BaseJobConfiguration, BaseWorker
 
@@ -54,6 +57,8 @@ class GpuWorker(Base):
     _dispatcher: Dispatcher
     _drain: Drain
     _joined = False
+    _handed_over: dict[UUID, Preparation]
+    """Runs that are claimed, and are on their way to their start or beyond it."""
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -84,6 +89,7 @@ class GpuWorker(Base):
     async def setup(self) -> None:
         try:
             await self._leave()  # it may be set up once more: its name and its devices are its own
+            self._handed_over = {}
             lives = self._open_lives()
             await super().setup()
             await self._join(lives)
@@ -149,7 +155,8 @@ class GpuWorker(Base):
         room = int(self.limiter.available_tokens) if self._limiter else None
         try:
             limited = self.work_pool.concurrency_limit is not None
-            picked = await self._dispatcher.pick(float(self._prefetch_seconds), limited, room)
+            busy = {str(run_id) for run_id in self._submitting_flow_run_ids} | self._dispatcher.claiming.resting()
+            picked = await self._dispatcher.pick(float(self._prefetch_seconds), limited, room, busy)
         except httpx.HTTPError as error:
             # The stock worker gives up after some of these; this one holds devices, and its runs go on.
             self._logger.warning(
@@ -170,48 +177,99 @@ class GpuWorker(Base):
             self._dispatcher.lost(run_id)
         return submitted
 
+    async def _submit_run(self, flow_run: FlowRun) -> None:
+        """Whatever breaks before the run is claimed, is let go: the worker and its other runs go on."""
+        try:
+            await super()._submit_run(flow_run)
+        except Exception as error:
+            if not server_was_away(error):
+                self._logger.exception("Run %s could not be submitted", flow_run.id)
+            else:
+                self._logger.warning("Run %s is not submitted now: the server does not answer (%s)", flow_run.id, error)
+            forget_submission(self, flow_run.id)
+            self._dispatcher.claiming.rest(flow_run.id)
+        finally:
+            if flow_run.id not in self._handed_over:
+                self._dispatcher.lost(flow_run.id)
+
     async def _submit_run_and_capture_errors(
         self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[int | Exception] | None = None
     ) -> Any:
-        code, oom_killed = None, False
+        """Until the run begins, nothing is held for longer than the server takes to answer, if it is well."""
+        code, oom_killed, result = None, False, None
+        preparation = self._handed_over[flow_run.id] = Preparation()
+        away: str = ""
         try:
-            result = await super()._submit_run_and_capture_errors(flow_run, task_status)
+            with preparation.scope:
+                result = await super()._submit_run_and_capture_errors(flow_run, task_status)
             code, oom_killed = getattr(result, "status_code", None), getattr(result, "oom_killed", False)
+            away = await self._not_prepared(flow_run, preparation, result, task_status)
             return result
         finally:
             with anyio.CancelScope(shield=True):
-                await self._dispatcher.ended(flow_run.id, code, oom_killed)
+                if away:
+                    await self._dispatcher.claiming.give_back(flow_run.id, away)
+                else:
+                    await self._dispatcher.ended(flow_run.id, code, oom_killed)
+                self._handed_over.pop(flow_run.id, None)
+
+    async def _not_prepared(
+        self,
+        flow_run: FlowRun,
+        preparation: Preparation,
+        result: Any,
+        task_status: anyio.abc.TaskStatus[int | Exception] | None,
+    ) -> str:
+        """Why a run did not come to its start, if that is for want of a server that is well; else ""."""
+        if preparation.scope.cancelled_caught:
+            late = TimeoutError(f"the Prefect server did not tell within {PREPARES_WITHIN_S:g} s what the start needs")
+            if task_status is not None:
+                task_status.started(late)
+            return str(late)
+        if preparation.over or not isinstance(result, Exception):
+            return ""
+        if server_was_away(result):
+            return f"the Prefect server did not answer: {result}"
+        await super()._propose_crashed_state(flow_run, preparation.crash)
+        return ""
+
+    async def _propose_crashed_state(
+        self, flow_run: FlowRun, message: str, client: PrefectClient | None = None
+    ) -> None:
+        """Of a run that did not come to its start it is said when it is known why."""
+        preparation = self._handed_over.get(flow_run.id)
+        if preparation is not None and not preparation.over:
+            preparation.crash = message
+        else:
+            await super()._propose_crashed_state(flow_run, message, client)
 
     async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
         """The claim; of a gang, the claims of all. One that is lost gives the devices back at once."""
         won = False
         nodes, gpus = self._dispatcher.other_nodes(flow_run.id), self._dispatcher.gpus(flow_run.id)
         try:
+            won = await self._dispatcher.claiming.won(flow_run.id, self._dispatcher.mark(flow_run.id))
             won = (
-                await self._still_waits(flow_run)
-                and await super()._propose_pending_state(flow_run)
+                won
                 and not await self._dispatcher.one_too_many(flow_run)
                 and await self._dispatcher.gangs.assembled(flow_run, nodes, gpus)
             )
+        except (httpx.HTTPError, ObjectNotFound) as error:
+            won = False
+            await self._dispatcher.claiming.give_back(flow_run.id, f"the Prefect server did not answer: {error}")
         finally:
             if not won:
                 self._dispatcher.lost(flow_run.id)
         return won
-
-    async def _still_waits(self, flow_run: FlowRun) -> bool:
-        """The server lets a run that has completed be Pending again; this worker may not have heard of its end."""
-        try:
-            state = (await self.client.read_flow_run(flow_run.id)).state
-        except (ObjectNotFound, httpx.HTTPError) as error:
-            self._logger.info("Run %s is not claimed now: %s", flow_run.id, error)
-            return False
-        return state is not None and state.is_scheduled()
 
     async def _equip(self, flow_run: FlowRun, configuration: BaseJobConfiguration) -> bool:
         """Tells the run of its devices, and of the others if it is one of a gang; returns whether it is.
 
         Raises LookupError if it was not picked here, or a device of it has gone.
         """
+        preparation = self._handed_over.get(flow_run.id)
+        if preparation is not None:
+            preparation.begins()
         configuration.env.setdefault(*_PATIENCE)
         own = {name: value for name, value in configuration.env.items() if value is not None}
         device_ids = getattr(configuration, "device_ids", UUID)

@@ -239,7 +239,7 @@ class HeldRuns:
             self._logger.warning("%s", problem)
         self._said = set(self._this_node.problems)
         claims = [claim for claim in self._claims.all() if claim.counts(time.time())]
-        ledger = Ledger(self._node, tuple(claim.holding for claim in claims))
+        ledger = Ledger(self._node, tuple(claim.held_on(self._node) for claim in claims))
         for run_id, until_s in self.stopping.times().items():
             ledger = ledger.stopping(run_id, until_s)
         return ledger

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.ledger import Holding
-from trimtab_work_pools.resources import WHOLE
+from trimtab_work_pools.resources import WHOLE, Node
 
 __all__ = ["HostClaim", "HostClaims", "claim_from_text", "claim_to_text", "created_s", "default_directory"]
 
@@ -71,6 +71,21 @@ class HostClaim:
             return bool(self.container)
         now_s = created_s(self.pid)
         return now_s > 0 and abs(now_s - self.pid_created_s) < 1.0
+
+    def held_on(self, node: Node) -> Holding:
+        """The holding with its GPUs by the numbers they have on `node` now: a driver that is loaded anew may give
+        others, and a slice that was removed is held no more.
+        """
+        numbers = {gpu.uuid: gpu.index for gpu in node.gpus}
+        grants = self.holding.placement.grants
+        now = tuple(
+            replace(grant, index=numbers[uuid])
+            for grant, (uuid, _) in zip(grants, self.devices, strict=False)
+            if uuid in numbers
+        )
+        if now == grants:
+            return self.holding
+        return replace(self.holding, placement=replace(self.holding.placement, grants=now))
 
     def counts(self, now_s: float) -> bool:
         """It has a process, or may soon have one. A worker that has died may have left a container that nobody here

@@ -57,7 +57,7 @@ class Planning:
             waiting = await self._queue.now(prefetch_s, len(self.fleet), everything=self.leads)
             queued = [one.queued for one in waiting if one.queued is not None]
             presumed = await self._queue.presumed()
-            all_queued = [*queued, *presumed]
+            all_queued = _each_once([*queued, *presumed])  # of one that was read, more may have been heard meanwhile
             expected = self._still_to_come(all_queued)
             limited = bool(all_queued) and (pool_limited or self._queue.limited)
             limits = await self.limits.now(limited, news_s(len(self.fleet)))
@@ -103,3 +103,11 @@ class Planning:
                 self.policy = await self._control.policy()
             except PolicyError as error:
                 get_logger("trimtab.worker").error("%s. The policy of before is kept.", error)
+
+
+def _each_once(queued: Sequence[Queued]) -> list[Queued]:
+    """Of two of one run the first."""
+    found: dict[str, Queued] = {}
+    for one in queued:
+        found.setdefault(one.run_id, one)
+    return list(found.values())

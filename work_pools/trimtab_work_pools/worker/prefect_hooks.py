@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import Abort
 from prefect.flows import load_flow_from_flow_run
 from prefect.runner._control_channel import ControlChannel
 from prefect.runner._flow_run_executor import FlowRunExecutionResult, FlowRunExecutorContext
 from prefect.runner._process_manager import ProcessHandle
 from prefect.settings.context import get_current_settings
+from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseWorker
 
 __all__ = [
     "OVERRIDDEN",
+    "Abort",
     "ControlChannel",
     "Entry",
     "FlowRunExecutionResult",
     "FlowRunExecutorContext",
     "ProcessHandle",
     "engine_environment",
+    "forget_submission",
     "load_flow_from_flow_run",
     "missing",
+    "propose_state",
 ]
 
 OVERRIDDEN = (
     "_get_scheduled_flow_runs",
+    "_propose_crashed_state",
     "_propose_pending_state",
+    "_submit_run",
     "_submit_run_and_capture_errors",
     "_submit_scheduled_flow_runs",
 )
@@ -45,6 +53,14 @@ class Entry:
 def missing(worker: type[BaseWorker]) -> list[str]:  # type: ignore[type-arg]
     """Names of OVERRIDDEN that Prefect's class does not have any more."""
     return [name for name in OVERRIDDEN if not hasattr(worker, name)]
+
+
+def forget_submission(worker: BaseWorker[Any, Any, Any], run_id: UUID) -> None:
+    """Nothing of a submission that broke off is left: the run may be submitted again."""
+    worker._submitting_flow_run_ids.discard(run_id)
+    if worker._cancelling_observer is not None:
+        worker._cancelling_observer.remove_in_flight_flow_run_id(run_id)
+    worker._release_limit_slot(run_id)
 
 
 def engine_environment(run_id: UUID, channel: ControlChannel | None) -> dict[str, str]:
