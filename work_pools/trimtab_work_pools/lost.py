@@ -1,13 +1,55 @@
-"""Which runs are lost with their host: the server says they run, and no worker that is there holds them. Pure."""
+"""Which runs are lost with their host: the server says they run, no worker that is there holds them, and nothing
+says that theirs is alive. Pure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from trimtab_work_pools.advertise import Advertisement
 from trimtab_work_pools.ledger import Holding
 
-__all__ = ["superseded", "unheld"]
+__all__ = ["Active", "Life", "alive", "superseded", "unheld"]
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """A run that is claimed or runs, and the worker that has it as far as the run itself says ("": it does not say).
+    `beats`: its own process has told the server that it is alive since nobody holds it.
+    """
+
+    run_id: str
+    worker: str = ""
+    beats: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Names of workers: those that advertise, and can be read (what they do not hold, they do not hold); those that
+    renew what cannot be read; and those that Prefect has heard of lately.
+    """
+
+    readable: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
+    online: frozenset[str] = frozenset()
+
+
+def alive(run: Active, life: Life) -> str:
+    """Why a run that nobody says to hold must not be started again: its worker is alive, and only its word is missing.
+    "" if nothing says so.
+    """
+    if run.beats:
+        return "its process has told the server since that it runs"
+    if run.worker in life.readable:
+        return ""
+    if run.worker in life.silent:
+        return f"worker {run.worker!r} renews its advertisement, which cannot be read here"
+    if run.worker in life.online:
+        return f"worker {run.worker!r} does not advertise, but Prefect hears of it"
+    if not run.worker and life.silent:
+        return f"it may be with worker {min(life.silent)!r}, whose advertisement cannot be read here"
+    return ""
 
 
 def unheld(

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import time
+import uuid
 
+import anyio
 import psutil
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.events import emit_event
+from prefect.states import Running
 
 from trimtab_work_pools.advertise import Advertisement, fleet_from
 from trimtab_work_pools.ledger import Holding
-from trimtab_work_pools.lost import superseded, unheld
+from trimtab_work_pools.lost import Active, Life, alive, superseded, unheld
 from trimtab_work_pools.resources import Demand, Node, Placement
+from trimtab_work_pools.worker.aftermath import Aftermath
+from trimtab_work_pools.worker.control_plane import ControlPlane
+from trimtab_work_pools.worker.lost_hosts import LostHosts
 
 from .conftest import Pool, until
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 def holding(run: str, node: str, started_s: float) -> Holding:
@@ -33,6 +48,54 @@ def test_a_run_is_lost_when_nobody_holds_it_for_long_enough() -> None:
     assert unheld(["r2"], [advertised("b", r2=1.0)], since, 80.0, 60.0) == ({}, []), "it is held again"
 
 
+@pytest.mark.parametrize(
+    ("worker", "life", "why"),
+    [
+        ("w", Life(), ""),
+        ("w", Life(frozenset({"v"}), frozenset({"v"}), frozenset({"v"})), ""),
+        ("w", Life(readable=frozenset({"w"}), online=frozenset({"w"})), ""),
+        ("w", Life(silent=frozenset({"w"})), "which cannot be read here"),
+        ("w", Life(online=frozenset({"w"})), "Prefect hears of it"),
+        ("", Life(online=frozenset({"w"})), ""),
+        ("", Life(silent=frozenset({"w"})), "it may be with worker 'w'"),
+    ],
+)
+def test_a_run_is_not_lost_while_something_says_that_its_worker_is_alive(worker: str, life: Life, why: str) -> None:
+    assert why in alive(Active("r", worker), life)
+    assert bool(why) == bool(alive(Active("r", worker), life))
+    assert "its process" in alive(Active("r", worker, beats=True), life)
+
+
+def damaged(pool: Pool, worker: str) -> int:
+    """Writes over what a worker advertises, so that nobody can read it, as a newer version might; how often."""
+    body = {"variables": {"tags": {"all_": [f"trimtab-fleet:{pool.name}"]}}}
+    times = 0
+    for row in pool.client._client.post("/variables/filter", json=body).json():
+        said = json.loads(row["value"])
+        if said.get("worker") == worker and "node" in said:
+            newer = {"worker": worker, "expires_s": said["expires_s"], "host": said["host"], "form": "newer"}
+            pool.client._client.patch(f"/variables/{row['id']}", json={"value": json.dumps(newer)})
+            times += 1
+    return times
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_the_run_of_a_worker_whose_advertisement_cannot_be_read_is_not_started_again(pool: Pool) -> None:
+    """It is alive: the second copy was started after TRIMTAB_HOST_LOST_SECONDS, beside it."""
+    deployment = pool.deploy("any", cpus=1)
+    pool.worker("a", node_cpus=1, host_lost_seconds=3, name="first")
+    run_id = pool.run(deployment, seconds=25)
+    pool.await_started(run_id)
+    until(lambda: damaged(pool, "first"), 30, "it can be read no more")
+    pool.worker("b", node_cpus=1, host_lost_seconds=3, name="second")
+    waiting = pool.run(deployment, seconds=1)
+    until(lambda: damaged(pool, "first") < 0 or pool.state(waiting).state_name == "Completed", 60, "b works")
+    until(lambda: damaged(pool, "first") < 0 or pool.state(run_id).state_name == "Completed", 60, "a too")
+    assert [line["what"] for line in pool.lines(run_id)] == ["start", "end"]
+    assert "it is left alone" in pool.logs()
+
+
 def test_what_others_were_given_is_given_up() -> None:
     mine = [holding(run, "a", 10.0) for run in ("r1", "r2", "r3")]
     assert superseded(mine, [advertised("b", r1=20.0, r9=20.0)], {"r3"}) == ["r1", "r3"]
@@ -46,6 +109,7 @@ def test_a_run_that_two_nodes_hold_does_not_stop_the_planner() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_a_lost_host_s_run_starts_elsewhere_and_the_host_gives_it_up_when_it_is_back(pool: Pool) -> None:
     deployment = pool.deploy("any", cpus=1)
     first = pool.worker("a", node_cpus=1, host_lost_seconds=8)
@@ -57,7 +121,7 @@ def test_a_lost_host_s_run_starts_elsewhere_and_the_host_gives_it_up_when_it_is_
     pool.await_state(waiting, "Completed", 90)
     for process in frozen:
         process.send_signal(signal.SIGSTOP)
-    again = pool.await_started(run_id, times=2, seconds=120)
+    again = pool.await_started(run_id, times=2, seconds=200)  # Prefect hears of it for 90 s and more
     assert again["TRIMTAB_NODE"] == "b"
     for process in frozen:
         process.send_signal(signal.SIGCONT)
@@ -69,3 +133,24 @@ def test_a_lost_host_s_run_starts_elsewhere_and_the_host_gives_it_up_when_it_is_
     assert pool.state(run_id).labels["trimtab.started-again.LostHost"] == 1
     assert first.poll() is None
     assert second.poll() is None
+
+
+@pytest.mark.anyio
+async def test_a_run_that_says_itself_that_it_is_alive_is_not_started_again(pool: Pool) -> None:
+    """Its worker was killed and is not started again; it goes on, and Prefect's engine sends its heartbeats."""
+    run_id = uuid.UUID(pool.run(pool.deploy("any", cpus=1)))
+    async with get_client() as client:
+        await client.set_flow_run_state(run_id, Running(), force=True)
+        control = ControlPlane(client, pool.name)
+        lost_hosts = LostHosts(client, pool.name, Aftermath(client, control))
+        lost_hosts._after_s = 10.0
+        now_s = time.time()
+        await lost_hosts.look([], (), now_s)
+        emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run_id}"})
+        with anyio.fail_after(60):
+            while not await lost_hosts._beats(str(run_id)):
+                await anyio.sleep(0.3)
+        await lost_hosts.look([], (), now_s + 11)
+        assert (await client.read_flow_run(run_id)).state_name == "Running"
+        await lost_hosts.look([], (), now_s + 22)
+        assert (await client.read_flow_run(run_id)).state_name == "LostHost", "it has said nothing since"

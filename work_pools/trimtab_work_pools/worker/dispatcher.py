@@ -135,7 +135,7 @@ class Dispatcher(HeldRuns):
             if runs:
                 self.wake()  # what was picked starts first; peers and people are told in the round after
             elif self._planning.leads:
-                await self._lost_hosts.look(fleet, self._now_s())
+                await self._lost_hosts.look(fleet, self._planning.silent, self._now_s())
                 await self._telling.tell(waiting, picked.reasons(), fleet, lambda: self._wake.is_set())
             return found
 

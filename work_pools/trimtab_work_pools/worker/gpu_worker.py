@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import uuid
 from typing import TYPE_CHECKING, Any, Self
-from uuid import UUID
 
 import anyio
 import anyio.abc
@@ -57,7 +57,7 @@ class GpuWorker(Base):
     _dispatcher: Dispatcher
     _drain: Drain
     _joined = False
-    _handed_over: dict[UUID, Preparation]
+    _handed_over: dict[uuid.UUID, Preparation]
     """Runs that are claimed, and are on their way to their start or beyond it."""
 
     @classmethod

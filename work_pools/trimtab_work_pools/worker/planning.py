@@ -10,6 +10,7 @@ from prefect.logging import get_logger
 
 from trimtab_work_pools.advertise import Advertisement, current
 from trimtab_work_pools.queue.workload import Policy
+from trimtab_work_pools.rules.parts import Sign
 from trimtab_work_pools.worker.announce import NODE_CHANGED, ROLL_CALLED, subscribed
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
 from trimtab_work_pools.worker.known_queue import KnownQueue
@@ -41,6 +42,11 @@ class Planning:
     def leads(self) -> bool:
         """Whether this worker is the one of all that does what is to be done once."""
         return bool(self.fleet) and self.fleet[0].worker == self._worker
+
+    @property
+    def silent(self) -> tuple[Sign, ...]:
+        """Of workers that renew what cannot be read."""
+        return self._peers.silent
 
     async def with_peers(self, own: Advertisement) -> list[Advertisement]:
         """The peers, expired or not; `fleet` is then what may be planned with."""
