@@ -84,11 +84,11 @@ def damaged(pool: Pool, worker: str) -> int:
 def test_the_run_of_a_worker_whose_advertisement_cannot_be_read_is_not_started_again(pool: Pool) -> None:
     """It is alive: the second copy was started after TRIMTAB_HOST_LOST_SECONDS, beside it."""
     deployment = pool.deploy("any", cpus=1)
-    pool.worker("a", node_cpus=1, host_lost_seconds=3, name="first")
+    pool.worker("a", node_cpus=1, host_lost_seconds=8, name="first")
     run_id = pool.run(deployment, seconds=25)
     pool.await_started(run_id)
     until(lambda: damaged(pool, "first"), 30, "it can be read no more")
-    pool.worker("b", node_cpus=1, host_lost_seconds=3, name="second")
+    pool.worker("b", node_cpus=1, host_lost_seconds=8, name="second")
     waiting = pool.run(deployment, seconds=1)
     until(lambda: damaged(pool, "first") < 0 or pool.state(waiting).state_name == "Completed", 60, "b works")
     until(lambda: damaged(pool, "first") < 0 or pool.state(run_id).state_name == "Completed", 60, "a too")

@@ -135,7 +135,9 @@ class Containers:
     def _signal(self, claim_id: str, number: signal.Signals) -> None:
         try:
             container = self._find(claim_id)
-            if container is not None and container.status in ("running", "paused"):
+            if container is not None and container.status == "running" and number == signal.SIGSTOP:
+                container.pause()  # all of it, not only its first process
+            elif container is not None and container.status in ("running", "paused") and number != signal.SIGSTOP:
                 if container.status == "paused":  # a frozen process takes no signal
                     container.unpause()
                 container.kill(signal=int(number))

@@ -19,16 +19,19 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 
+from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.advertise import Advertisement, current
 from trimtab_work_pools.diagnosis import Cause
 from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.lost import superseded
 from trimtab_work_pools.resources import CapacityError, Node, Placement
+from trimtab_work_pools.rules.fence import renew_after_s
 from trimtab_work_pools.worker.admission import NotAdmitted, admit
 from trimtab_work_pools.worker.aftermath import largest_of
 from trimtab_work_pools.worker.announce import announce
 from trimtab_work_pools.worker.claiming import Claiming
 from trimtab_work_pools.worker.control_plane import Waiting, persistently, refused
+from trimtab_work_pools.worker.fencing import Fencing, boot_s
 from trimtab_work_pools.worker.gang import Gangs
 from trimtab_work_pools.worker.held_runs import HeldRuns
 from trimtab_work_pools.worker.host_claims import HostClaim, created_s
@@ -62,6 +65,16 @@ class Dispatcher(HeldRuns):
         self._lost_hosts = LostHosts(client, pool, self._aftermath)
         self.gangs = Gangs(client, self._control, self.claim_of, self._stop_now, self.stopping.told, self.lost)
         self.claiming = Claiming(client, self._control, self.lost)
+        self.fencing = Fencing(
+            client,
+            self._claims.directory,
+            lambda: [claim for claim in self._claims.all() if claim.holding.run_id in self._mine],
+            self._lives.sender,
+            lambda run_id, why: self.stop(run_id, SUPERSEDED, why, 0.0),
+            self.renew,
+            self._now_s,
+        )
+        self._renew_s = renew_after_s(read_settings().host_lost_seconds, RENEW_S)
         self._gangs: dict[str, tuple[str, ...]] = {}
         self._lock = anyio.Lock()
         self._draining = self._gone = False
@@ -100,6 +113,12 @@ class Dispatcher(HeldRuns):
         """Nothing new is started here from now on; peers are told."""
         self._draining = True
         await self._advertise(await self._ledger(), force=True)
+
+    async def renew(self) -> None:
+        """Tells the server that this worker is there, and what it holds."""
+        async with self._lock:
+            if not self._gone:
+                await self._advertise(await self._ledger())
 
     # --- picking ---
 
@@ -235,7 +254,8 @@ class Dispatcher(HeldRuns):
         if force or said != self._announced:
             self._announced = said
             announce(await self._control.pool_resource(), self._pool, self._worker, advertisement.to_text())
-        if force or self._now_s() - self._published_s >= RENEW_S:
+        if force or self._now_s() - self._published_s >= self._renew_s:
+            sent_s = boot_s()
             try:
                 await self._control.publish(advertisement)
             except httpx.HTTPStatusError as error:
@@ -247,6 +267,7 @@ class Dispatcher(HeldRuns):
                 self._refused = why
                 return
             self._refused = ""
+            self.fencing.heard(sent_s)
             self._published_s = self._now_s()  # only now: one that was not written is tried again in the next round
 
     def _advertisement(self, ledger: Ledger) -> Advertisement:

@@ -112,6 +112,7 @@ class GpuWorker(Base):
             await self._dispatcher.join(self.type)
             await self._admitted()
             await self._dispatcher.take_over()
+            self._dispatcher.fencing.take_over()
         except _REFUSALS as error:
             not_started(str(error))
             await super().teardown(None, None, None)  # with the error, it would be raised in groups
@@ -142,6 +143,7 @@ class GpuWorker(Base):
             async with anyio.create_task_group() as listeners:
                 listeners.start_soon(self._dispatcher.listen)
                 listeners.start_soon(self._dispatcher.watch_usage)
+                listeners.start_soon(self._dispatcher.fencing.watch)
                 async for _ in self._dispatcher.wakes():
                     try:
                         await self.get_and_submit_flow_runs()
