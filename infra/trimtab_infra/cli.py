@@ -209,7 +209,10 @@ def fleet(
 
 @app.command()
 def why(
-    run: Annotated[str, typer.Argument(help="Id or name of a flow run, on the server of PREFECT_API_URL.")],
+    run: Annotated[
+        str,
+        typer.Argument(help="Id or name of a flow run, or a deployment (FLOW/NAME), on the server of PREFECT_API_URL."),
+    ],
 ) -> None:
     """Say in full why a run waits, and what it waits for."""
     import asyncio
@@ -232,6 +235,27 @@ def diagnose(
     from trimtab_infra.diagnose import diagnosed
 
     typer.echo(diagnosed(log, exit_code, signal, json))
+
+
+@app.command()
+def runs(
+    gpu: Annotated[str, typer.Option(help="UUID of a GPU or MIG slice, or how it begins, like GPU-5c1f.")] = "",
+    node: Annotated[str, typer.Option(help="Name of a node.")] = "",
+    since: Annotated[str, typer.Option(help="So long ago (30m, 12h, 7d, 2w), or a time.")] = "7d",
+) -> None:
+    """List which runs had a GPU or a node, and when, each attempt of them: for one that has turned out bad."""
+    import asyncio
+    from datetime import UTC
+
+    from trimtab_infra.device_history import read_since, runs_with, shown
+
+    if not gpu and not node:
+        raise UserError("say which: --gpu UUID, --node NAME, or both")
+    start = read_since(since, datetime.now(UTC))
+    found = asyncio.run(runs_with(gpu, node, start))
+    Console(highlight=False, width=None if out.is_terminal else 250).print(shown(found))
+    asked = " and ".join([f"GPU {gpu}"] * bool(gpu) + [f"node {node}"] * bool(node))
+    out.print(f"{len(found)} attempts on {escape(asked)} since {start:%Y-%m-%d %H:%M:%S %Z}")
 
 
 @app.command()

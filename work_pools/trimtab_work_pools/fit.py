@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -163,7 +164,7 @@ def _unsuited(node: Node, demand: Demand) -> Refused:
     whole = "that is no MIG slice" if demand.gpus == 1 else "that are no MIG slices"
     healthy = "that is healthy" if demand.gpus == 1 else "that are healthy"
     sieves = (
-        (Dimension.GPU_COUNT, "", [True] * len(gpus)),
+        (Dimension.GPU_COUNT, _kind(demand), [True] * len(gpus)),
         (Dimension.GPU_MODEL, f"of model {models}", [not models or g.model in demand.gpu_models for g in gpus]),
         (
             Dimension.GPU_MIG_PROFILE,
@@ -179,12 +180,42 @@ def _unsuited(node: Node, demand: Demand) -> Refused:
     )
     keep = [True] * len(gpus)
     for dimension, kind, passes in sieves:
-        keep = [one and two for one, two in zip(keep, passes, strict=True)]
+        before, keep = keep, [one and two for one, two in zip(keep, passes, strict=True)]
         if sum(keep) < demand.gpus:
-            has = f"{sum(keep)} of {_gpus(len(gpus))}" if gpus else "none"
-            text = f"needs {wanted} {kind}".rstrip() + f"; the node has {has}"
+            some = str(len(gpus)) if dimension is Dimension.GPU_COUNT else f"{sum(keep)} of {_gpus(len(gpus))}"
+            has = some if gpus else "none"
+            instead = _instead(dimension, [gpu for gpu, kept in zip(gpus, before, strict=True) if kept])
+            text = f"needs {wanted} {kind}".rstrip() + f"; the node has {has}{instead}"
             return Refused(node.name, dimension, demand.gpus, sum(keep), text)
     raise AssertionError("the sieves together are what _suited asks")
+
+
+def _kind(demand: Demand) -> str:
+    """What kind of GPU was asked for, in short."""
+    models, (major, minor) = " or ".join(sorted(demand.gpu_models)), demand.gpu_compute_capability
+    profile = demand.gpu_mig_profile
+    asked = (
+        f"of model {models}" * bool(models),
+        f"with MIG profile {profile}" * bool(profile),
+        f"of compute capability {major}.{minor} or more" * bool(major),
+    )
+    return " ".join(filter(None, asked))
+
+
+def _instead(dimension: Dimension, gpus: Sequence[Gpu]) -> str:
+    """What the GPUs that came to a sieve are, by what it looks at."""
+    if dimension is Dimension.GPU_MODEL:
+        there = Counter(gpu.model or "no name" for gpu in gpus)
+    elif dimension is Dimension.GPU_MIG_PROFILE:
+        there = Counter(f"MIG slices {gpu.mig_profile}" if gpu.mig_profile else "not cut into slices" for gpu in gpus)
+    elif dimension is Dimension.GPU_COMPUTE_CAPABILITY:
+        there = Counter("{}.{}".format(*gpu.compute_capability) for gpu in gpus)
+    elif dimension is Dimension.GPU_HEALTH:
+        ill = ", ".join(str(gpu.index) for gpu in gpus if not gpu.healthy)
+        return f" (not healthy: gpu {ill})"
+    else:
+        return ""
+    return f" ({', '.join(f'{count} {what}' for what, count in sorted(there.items()))})" if there else ""
 
 
 def _shares(node: Node, suited: Sequence[Gpu], demand: Demand) -> tuple[tuple[Grant, ...], ...] | Refused:

@@ -11,14 +11,16 @@ from typing import Any
 
 from trimtab_work_pools.resources import WHOLE, Demand, brief
 
-__all__ = ["DemandError", "read_demand"]
+__all__ = ["KEYS", "DemandError", "read_demand", "texts"]
 
 
 class DemandError(ValueError):
-    """A demand is wrong. `problems` holds (key, sentence), one for each key that is wrong."""
+    """A demand is wrong. `problems` holds (key, sentence), one for each key that is wrong; `sources` are those that
+    said it, where several are merged.
+    """
 
-    def __init__(self, problems: tuple[tuple[str, str], ...]) -> None:
-        self.problems = problems
+    def __init__(self, problems: tuple[tuple[str, str], ...], sources: frozenset[str] = frozenset()) -> None:
+        self.problems, self.sources = problems, sources
         shown = "; ".join(f"resources.{key}: {said}" if key else f"resources: {said}" for key, said in problems[:8])
         super().__init__(shown if len(problems) <= 8 else f"{shown}; and {len(problems) - 8} more")
 
@@ -73,8 +75,8 @@ def _text(value: Any) -> str:
     return value.strip()
 
 
-def _texts(value: Any) -> frozenset[str]:
-    """One text, or a list of texts."""
+def texts(value: Any) -> frozenset[str]:
+    """One text, or a list of texts. Raises ValueError."""
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple, set, frozenset)) or not values:
         raise _Wrong(f"must be a text or a list of texts, not {_shown(value)}")
@@ -84,7 +86,7 @@ def _texts(value: Any) -> frozenset[str]:
 def _labels(value: Any) -> tuple[tuple[str, frozenset[str]], ...]:
     if not isinstance(value, Mapping):
         raise _Wrong(f"must map labels to the values allowed, like {{region: [eu-1, eu-2]}}, not {_shown(value)}")
-    return tuple(sorted((_text(key), _texts(values)) for key, values in value.items()))
+    return tuple(sorted((_text(key), texts(values)) for key, values in value.items()))
 
 
 def _capability(value: Any) -> tuple[int, int]:
@@ -95,7 +97,7 @@ def _capability(value: Any) -> tuple[int, int]:
 
 
 def _digests(value: Any) -> frozenset[str]:
-    return frozenset(map(brief, _texts(value)))
+    return frozenset(map(brief, texts(value)))
 
 
 def _moment(value: Any) -> float:
@@ -128,7 +130,7 @@ _KEYS = {
     "gpu_share": _Key("gpu_share_milli", _milli(0.001, 1)),
     "gpu_memory_mib": _Key("gpu_memory_mib", _whole(0, 2**21)),
     "gpu_compute_capability": _Key("gpu_compute_capability", _capability),
-    "gpu_models": _Key("gpu_models", _texts),
+    "gpu_models": _Key("gpu_models", texts),
     "gpu_mig_profile": _Key("gpu_mig_profile", _text),
     "gpu_nvlink": _Key("gpu_nvlink", _flag),
     "cpus": _Key("cpu_milli", _milli(0, 4096)),
@@ -144,6 +146,10 @@ _KEYS = {
     "expected_s": _Key("expected_s", _number(0.001, 10 * 365 * 86400)),
     "expected_sigma": _Key("expected_sigma", _number(0, 5)),
 }
+
+
+KEYS = tuple(_KEYS)
+"""What may stand under `resources:`."""
 
 
 def read_demand(variables: Mapping[str, Any]) -> Demand:

@@ -94,4 +94,9 @@ def test_a_clock_that_is_ten_minutes_off_hides_nobody(pool: Pool, ahead: str) ->
         pool.await_state(pool.run(pool.deploy(clock, cpus=1, labels={"clock": clock})), "Completed", 120)
     wrong.send_signal(signal.SIGKILL)
     never = pool.run(pool.deploy("again", cpus=1, labels={"clock": "wrong"}))
-    until(lambda: pool.state(never).state_name == "NoNodeFits", 60, "its node is gone")
+
+    def gone() -> bool:
+        state = pool.state(never).state
+        return state is not None and "wrong would fit (last seen" in str(state.message)
+
+    until(gone, 60, "its node is gone, and remembered")

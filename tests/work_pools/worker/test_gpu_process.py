@@ -67,7 +67,9 @@ def test_runs_go_where_they_fit_and_say_why_they_wait(pool: Pool, ahead: int) ->
         return [str(run.state.message) for run in runs if run.state_name == "NoNodeFits" and run.state]
 
     messages = until(told, 60, "a state that says why")
-    assert "can never start on this fleet, even idle: large: needs 1 GPU; the node has none" in messages[0]
+    assert (
+        "can never start on this fleet, even idle: large: needs 1 GPU of model H100; the node has none" in messages[0]
+    )
     body = {"artifacts": {"key": {"any_": [f"trimtab-fleet-{pool.name}"]}}}
     tables = until(lambda: pool.client._client.post("/artifacts/filter", json=body).json(), 30, "the fleet's table")
     assert len(tables) == 1
@@ -76,8 +78,8 @@ def test_runs_go_where_they_fit_and_say_why_they_wait(pool: Pool, ahead: int) ->
     assert "region=eu" in fleet
     assert f"{ahead} runs waiting" in fleet
     answer = said(pool, "why", hopeless[0])
-    assert "needs 1 GPU; the node has none" in answer
-    assert "ask for less or add a node" in answer
+    assert "needs 1 GPU of model H100; the node has none" in answer
+    assert "no node here has a GPU that its worker can see: add one, or leave gpus out" in answer
     assert "Completed" in said(pool, "why", pool.state(large).name)
 
 

@@ -242,7 +242,8 @@ def test_reasons_are_a_state_and_a_sentence() -> None:
     reasons = picked.reasons()
     assert reasons["wide"] == (
         NEVER,
-        "can never start on this fleet, even idle: a: needs 8 CPUs; 2 of 2 free; ask for less or add a node",
+        "can never start on this fleet, even idle: a: needs 8 CPUs; 2 of 2 free; the most CPUs on one node is 2:"
+        " ask for cpus of at most that, or add a larger node",
     )
     assert reasons["waits"][0] == "AwaitingResources"
     assert reasons["waits"][1].startswith("a: needs 1 CPUs; 0 of 2 free; reserved from 2023-11-14")

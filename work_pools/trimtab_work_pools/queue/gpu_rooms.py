@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from trimtab_work_pools.fit import Dimension, Refused, fit
+from trimtab_work_pools.planning.advice import advise
 from trimtab_work_pools.queue.rooms import Claim, Flags, Refusal, Scores
 from trimtab_work_pools.queue.workload import Fleet, Member, Run, Running
 from trimtab_work_pools.rank.filter import Question
@@ -79,6 +80,10 @@ class NodeRoom:
             disk_given_mib=max(mine.disk_given_mib, theirs.disk_given_mib),
         )
         return NodeRoom(node, self.kind, self.kinds)
+
+    @staticmethod
+    def advice(rooms: Sequence[NodeRoom], demand: Demand, nodes: int) -> str:
+        return advise([room.node for room in rooms], replace(demand, nodes=nodes))
 
     @staticmethod
     def together(rooms: Sequence[NodeRoom], demands: Iterable[Demand]) -> NodeRooms:

@@ -65,6 +65,11 @@ class Room(Protocol):
         ...
 
     @staticmethod
+    def advice(rooms: Sequence[Any], demand: Any, nodes: int) -> str:
+        """What would change that none of these rooms (idle, at least one) can hold `demand` on `nodes` nodes."""
+        ...
+
+    @staticmethod
     def together(rooms: Sequence[Any], demands: Iterable[Any]) -> Rooms:
         """The rooms of all nodes, to be asked at once. `demands` are all that are known of, waiting or running."""
         ...
@@ -113,6 +118,14 @@ class Slots:
 
     def meet(self, other: Slots) -> Slots:
         return self if self.free <= other.free else other
+
+    @staticmethod
+    def advice(rooms: Sequence[Slots], demand: int, nodes: int) -> str:
+        most = max(room.free for room in rooms)
+        enough = sum(room.free >= demand for room in rooms)
+        if enough:
+            return f"it needs {nodes} such nodes at once, and there are {enough}: ask for fewer nodes, or add some"
+        return f"the most on one node is {most}: ask for at most that, or add a larger node"
 
     @staticmethod
     def together(rooms: Sequence[Slots], demands: Iterable[int]) -> SlotRooms:

@@ -36,9 +36,10 @@ class Call(Protocol):
 class Notices:
     """Of one work pool on one server."""
 
-    def __init__(self, call: Call, pool: str) -> None:
-        self._call, self._pool = call, pool
-        self._tag = f"trimtab-fleet:{pool}"
+    def __init__(self, call: Call, pool: str, kind: str = "node") -> None:
+        """`kind`: "node" of those that offer their node; "gone" of those that have left, which nobody plans with."""
+        self._call, self._pool, self._kind = call, pool, kind
+        self._tag = f"trimtab-fleet:{pool}" if kind == "node" else f"trimtab-{kind}:{pool}"
         self._written: dict[str, tuple[str, float]] = {}
         self._parts: dict[str, set[str]] = {}
 
@@ -82,7 +83,7 @@ class Notices:
         """Of the first variable of a worker."""
         readable = re.sub(r"[^a-z0-9]+", "-", f"{self._pool}-{worker}".lower())[:60].strip("-")
         digest = hashlib.sha256(f"{self._pool}/{worker}".encode()).hexdigest()[:10]
-        return f"trimtab-node-{readable}-{digest}"
+        return f"trimtab-{self._kind}-{readable}-{digest}"
 
     async def _parts_of(self, name: str) -> set[str]:
         return set(await self._values([_part_tag(name)]))

@@ -6,6 +6,7 @@ most it was seen to use.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 from uuid import UUID
@@ -18,9 +19,12 @@ from prefect.states import Crashed, Scheduled
 from prefect.types import KeyValueLabels
 from prefect.types._datetime import DateTime, from_timestamp
 
+from trimtab_work_pools.demand.layers import nested
 from trimtab_work_pools.diagnosis import Cause, Diagnosis, Ended, Largest, Peak, Step, diagnose, lost_host
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import Node
+from trimtab_work_pools.runs.device_record import attempts_of, ended_labels
+from trimtab_work_pools.server.demands import RETRY_ASKS, of_retry
 from trimtab_work_pools.worker.control_plane import ControlPlane, retries_in_process
 from trimtab_work_pools.worker.endings import completed_after_all
 from trimtab_work_pools.worker.learning import PEAK_GPU_MEMORY, PEAK_MEMORY
@@ -90,18 +94,33 @@ class Aftermath:
         await self._take(run, diagnosis, peak_labels(peak), before[diagnosis.cause] + 1)
 
     async def host_lost(self, run_id: UUID) -> None:
-        """A run that no worker holds any more starts again elsewhere; a member of a gang is Crashed: rank 0 sees it."""
-        run = await self._client.read_flow_run(run_id)
+        """A run that no worker holds any more starts again elsewhere; a member of a gang is Crashed: rank 0 sees it.
+        One that was deleted is nobody's.
+        """
+        try:
+            run = await self._client.read_flow_run(run_id)
+        except ObjectNotFound:
+            return
         active = run.state is not None and run.state.type in (StateType.PENDING, StateType.RUNNING)
         if not active and not retries_in_process(run):
             return
         before = {cause: _count(run.labels, cause) for cause in Cause}
         diagnosis = lost_host(before)
+        await self._note_end(run)
         if GANG in run.labels or diagnosis.step is Step.STOP:
             state: Any = Crashed(name=diagnosis.cause.value, message=diagnosis.text)
             await self._client.set_flow_run_state(run.id, state, force=True)
             return
         await self._take(run, diagnosis, {}, before[diagnosis.cause] + 1)
+
+    async def _note_end(self, run: FlowRun) -> None:
+        """Its host cannot say any more when its attempt has ended: now, as far as is known."""
+        labels: KeyValueLabels = {}
+        for attempt in attempts_of(run.labels):
+            if attempt.to_s is None:
+                labels |= ended_labels(attempt.number, self._control.now_s())
+        if labels:
+            await self._client.update_flow_run_labels(run.id, labels)
 
     async def _take(self, run: FlowRun, diagnosis: Diagnosis, labels: KeyValueLabels, times: int) -> None:
         self._logger.warning("Run %s: %s", run.id, diagnosis.text)
@@ -117,13 +136,16 @@ class Aftermath:
             if labels:
                 await self._client.update_flow_run_labels(run.id, labels)
             return
-        await self._client.update_flow_run_labels(run.id, {**labels, f"{_TRIED}{name}": times})
+        noted = {**labels, f"{_TRIED}{name}": times}
+        if diagnosis.wishes:
+            noted[RETRY_ASKS] = json.dumps({**of_retry(run.labels), **dict(diagnosis.wishes)})
+        await self._client.update_flow_run_labels(run.id, noted)
         if diagnosis.wishes:  # the server lets job variables be changed only while a run is scheduled
             await self._schedule(run, name, told, _ASIDE_S)
-            variables = await self._control.job_variables(run)
-            resources = {**(variables.get("resources") or {}), **dict(diagnosis.wishes)}
-            changed = {**(run.job_variables or {}), "resources": resources}
-            await self._client.update_flow_run(run.id, job_variables=changed)
+            own = nested(run.job_variables or {})
+            said = own.get("resources")
+            resources = {**(said if isinstance(said, Mapping) else {}), **dict(diagnosis.wishes)}
+            await self._client.update_flow_run(run.id, job_variables={**own, "resources": resources})
         await self._schedule(run, name, told, _AGAIN_S)
 
     async def _schedule(self, run: FlowRun, name: str, told: str, in_s: float) -> None:

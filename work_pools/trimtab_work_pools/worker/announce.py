@@ -16,7 +16,10 @@ __all__ = ["NODE_CHANGED", "ROLL_CALLED", "announce", "call_roll", "subscribed"]
 
 NODE_CHANGED = "trimtab.node.changed"
 ROLL_CALLED = "trimtab.fleet.roll-called"
-_OF_INTEREST = ["prefect.flow-run.", "prefect.deployment.", "prefect.work-queue.", "trimtab.node.", "trimtab.fleet."]
+_OF_INTEREST = [
+    *("prefect.flow-run.", "prefect.deployment.", "prefect.work-queue.", "prefect.work-pool."),
+    *("trimtab.node.", "trimtab.fleet."),
+]
 _OF_NO_INTEREST = [f"prefect.flow-run.{name}" for name in ("heartbeat", "Submitting", "Running", "Completed")]
 """The claim was heard of before, and the room that a run leaves is announced by its worker. Each event that is sent
 costs the server something for each worker of the pool."""

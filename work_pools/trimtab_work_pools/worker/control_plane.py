@@ -10,7 +10,7 @@ import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 from uuid import UUID
@@ -19,8 +19,6 @@ import anyio
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
     FlowRunFilter,
     FlowRunFilterId,
     FlowRunFilterNextScheduledStartTime,
@@ -39,10 +37,13 @@ from prefect.types._datetime import DateTime, from_timestamp
 
 from trimtab_blocks.paging import PAGE, all_by_offset
 from trimtab_work_pools.advertise import Advertisement, Board
+from trimtab_work_pools.demand.merge import Source
 from trimtab_work_pools.queue.workload import Limit, Policy
 from trimtab_work_pools.resources import Demand
+from trimtab_work_pools.rules.known_nodes import KEPT_S
+from trimtab_work_pools.server.demands import Demands, UnknownDemand
 from trimtab_work_pools.server.notices import Notices
-from trimtab_work_pools.wishes import DemandError, read_demand
+from trimtab_work_pools.wishes import DemandError
 from trimtab_work_pools.worker.endings import completed_after_all
 from trimtab_work_pools.worker.picking import GANG, NODE, Queued
 from trimtab_work_pools.worker.pool_policy import read_policy
@@ -76,8 +77,8 @@ _MOST = 5000
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A scheduled run: to be planned, or (`problem`) with a demand that cannot be read. `asked_s`: when the server was
-    asked for it (`time.monotonic`).
+    """A scheduled run: to be planned, or (`problem`) with a demand that cannot be read, said by whom is `at_fault`; or
+    (`unknown`) with one that is not known yet. `asked_s`: when the server was asked for it (`time.monotonic`).
     """
 
     flow_run: FlowRun
@@ -85,6 +86,10 @@ class Waiting:
     due_s: float
     asked_s: float
     problem: str = ""
+    at_fault: frozenset[str] = frozenset()
+    asks: str = ""
+    unknown: bool = False
+    queue_priority: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +105,8 @@ class ControlPlane:
 
     def __init__(self, client: PrefectClient, pool: str) -> None:
         self._client, self._pool = client, pool
-        self.notices = Notices(self._call, pool)
-        self._deployments: dict[UUID, tuple[str, dict[str, Any]]] = {}
+        self.notices, self._gone = Notices(self._call, pool), Notices(self._call, pool, "gone")
+        self.demands = Demands(client, pool)
         self._ahead_s = 0.0
         self._pool_resource = ""
 
@@ -124,6 +129,27 @@ class ControlPlane:
     async def withdraw(self, worker: str) -> None:
         """Takes it away."""
         await self.notices.withdraw(worker)
+
+    async def leave(self, last: Advertisement) -> None:
+        """Takes this worker's advertisement away, and leaves word of what its node was like."""
+        await self._gone.publish(replace(last, holdings=()))
+        await self.notices.withdraw(last.worker)
+
+    async def gone(self) -> tuple[Advertisement, ...]:
+        """What workers that have left said of their nodes. One that is too old is taken away."""
+        kept: list[Advertisement] = []
+        for one in (await self._gone.board()).advertisements:
+            if self.now_s() - one.expires_s < KEPT_S:
+                kept.append(one)
+            else:
+                await self._gone.withdraw(one.worker)
+        return tuple(kept)
+
+    async def prune(self, board: Board) -> None:
+        """Takes away what workers that fell silent long ago had said."""
+        for one in board.advertisements:
+            if self.now_s() - one.expires_s > KEPT_S:
+                await self.notices.withdraw(one.worker)
 
     async def board(self) -> Board:
         """What all advertise."""
@@ -178,50 +204,41 @@ class ControlPlane:
 
     async def _planned(self, runs: list[FlowRun], queues: Mapping[str, int], asked_s: float) -> list[Waiting]:
         runs = [run for run in runs if run.work_queue_name in queues and not retries_in_process(run)]
-        await self._know_deployments({run.deployment_id for run in runs if run.deployment_id})
+        await self.demands.know({run.deployment_id for run in runs if run.deployment_id})
         return [self._waiting(run, queues[run.work_queue_name or ""], asked_s) for run in runs]
 
+    async def planned_again(self, waiting: Collection[Waiting]) -> list[Waiting]:
+        """The same runs, with what they ask for since a deployment or the pool's template has changed."""
+        await self.demands.know({one.flow_run.deployment_id for one in waiting if one.flow_run.deployment_id})
+        return [self._waiting(one.flow_run, one.queue_priority, one.asked_s) for one in waiting]
+
     async def demand_of(self, deployment_id: UUID | None) -> Demand:
-        """What a deployment asks for by itself. Raises LookupError if there is none, DemandError if it is wrong."""
+        """What runs of a deployment ask for if they say nothing themselves. Raises LookupError if there is none,
+        DemandError if it is wrong.
+        """
         if deployment_id is None:
             raise LookupError("no deployment")
-        await self._know_deployments({deployment_id})
-        return read_demand(self._deployments[deployment_id][1])
-
-    async def _know_deployments(self, wanted: Collection[UUID]) -> None:
-        """Job variables of deployments change seldom: they are kept until forgotten. 200 are read at a time."""
-        ids = sorted(set(wanted) - self._deployments.keys(), key=str)
-        for start in range(0, len(ids), _PAGE):
-            found = await self._client.read_deployments(
-                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=ids[start : start + _PAGE])), limit=_PAGE
-            )
-            for one in found:
-                self._deployments[one.id] = (one.name, one.job_variables or {})
-
-    def forget_deployments(self) -> None:
-        """Have them read again, since one has changed."""
-        self._deployments.clear()
+        await self.demands.know({deployment_id})
+        return self.demands.asked_by_deployment(deployment_id).demand
 
     async def job_variables(self, run: FlowRun) -> dict[str, Any]:
-        """Of its deployment, with those of the run over them."""
-        await self._know_deployments([run.deployment_id] if run.deployment_id else [])
-        return self._variables(run)
-
-    def _variables(self, run: FlowRun) -> dict[str, Any]:
-        of_deployment = self._deployments.get(run.deployment_id, ("", {}))[1] if run.deployment_id else {}
-        return {**of_deployment, **(run.job_variables or {})}
+        """Of its deployment, with the run's over them; resources as they result. Raises DemandError, LookupError."""
+        await self.demands.know([run.deployment_id] if run.deployment_id else [])
+        return self.demands.job_variables(run)
 
     def _waiting(self, run: FlowRun, queue_priority: int, asked_s: float) -> Waiting:
         due = run.next_scheduled_start_time or run.expected_start_time or run.created
         due_s = due.timestamp() if due else 0.0
         try:
-            demand: Demand = read_demand(self._variables(run))
+            asked = self.demands.asked(run)
+        except UnknownDemand:
+            return Waiting(run, None, due_s, asked_s, unknown=True, queue_priority=queue_priority)
         except DemandError as error:
-            return Waiting(run, None, due_s, asked_s, str(error))
+            return Waiting(run, None, due_s, asked_s, str(error), error.sources, queue_priority=queue_priority)
         node = str(run.labels.get(NODE, ""))
         gang = str(run.labels.get(GANG, ""))
-        queued = Queued(str(run.id), demand, due_s, queue_priority, node, gang, self.limits_of(run))
-        return Waiting(run, queued, due_s, asked_s)
+        queued = Queued(str(run.id), asked.demand, due_s, queue_priority, node, gang, self.limits_of(run))
+        return Waiting(run, queued, due_s, asked_s, asks=str(asked), queue_priority=queue_priority)
 
     async def limits(self) -> tuple[Limit, ...]:
         """The concurrency limits that are set for the pool and its queues, and how many runs are claimed or running
@@ -261,13 +278,43 @@ class ControlPlane:
 
     # --- telling people ---
 
-    async def say(self, run: FlowRun, name: str, message: str) -> None:
-        """Shows in the UI why a scheduled run waits. Its time stays; one that was claimed since is left alone."""
+    async def say(self, run: FlowRun, name: str, message: str) -> bool:
+        """Shows in the UI why a scheduled run waits, and returns whether it does. Its time stays; one that was claimed
+        or deleted since is left alone.
+        """
         due = run.next_scheduled_start_time or run.expected_start_time
-        state: Any = Scheduled(name=name, message=message, scheduled_time=due)
-        current = (await self._client.read_flow_run(run.id)).state
-        if current is not None and current.is_scheduled():
-            await self._client.set_flow_run_state(run.id, state)
+        return await self._while_it_waits(run.id, Scheduled(name=name, message=message, scheduled_time=due))
+
+    async def refuse(self, one: Waiting, name: str) -> str:
+        """Ends a run whose demand cannot be met as it is written, if that is still so: nobody but its owner can change
+        it, and whoever waits for it is to know. What the work pool says wrong is its owner's to mend: the run waits.
+        Returns what was said.
+        """
+        self.demands.forget(one.flow_run.deployment_id)
+        try:
+            run = await self._client.read_flow_run(one.flow_run.id)
+        except ObjectNotFound:
+            return ""
+        (again,) = await self.planned_again([replace(one, flow_run=run)])
+        if again.unknown:  # as Prefect's own worker does with a run whose deployment was deleted
+            state: Any = Cancelled(message=one.problem)
+            return one.problem if await self._while_it_waits(run.id, state) else ""
+        if not again.problem:
+            return ""
+        if Source.POOL in again.at_fault or Source.FIXED in again.at_fault:
+            return again.problem if await self.say(run, name, again.problem) else ""
+        state = Failed(name=name, message=f"It was not started: {again.problem}")
+        return again.problem if await self._while_it_waits(run.id, state) else ""
+
+    async def _while_it_waits(self, run_id: UUID, state: Any) -> bool:
+        try:
+            current = (await self._client.read_flow_run(run_id)).state
+            if current is None or not current.is_scheduled():
+                return False
+            await self._client.set_flow_run_state(run_id, state)
+        except ObjectNotFound:
+            return False
+        return True
 
     async def back_to_queue(self, run_id: UUID, name: str, message: str) -> None:
         """A run whose process has gone waits again; a member of a gang that has ended does not. A run that has ended of
@@ -359,6 +406,11 @@ async def persistently(write: Callable[[], Awaitable[None]], what: str, refused_
     while True:
         try:
             return await write()
+        except ObjectNotFound as error:
+            if refused_is_raised:
+                raise
+            logger.info("%s is not there any more (%s): nothing to do", what, error)
+            return None
         except httpx.HTTPError as error:
             if refused(error):
                 if refused_is_raised:

@@ -26,6 +26,7 @@ from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.lost import superseded
 from trimtab_work_pools.resources import CapacityError, Node, Placement
 from trimtab_work_pools.rules.fence import renew_after_s
+from trimtab_work_pools.rules.waiting_rules import paused_pool
 from trimtab_work_pools.worker.admission import NotAdmitted, admit
 from trimtab_work_pools.worker.aftermath import largest_of
 from trimtab_work_pools.worker.announce import announce
@@ -78,6 +79,7 @@ class Dispatcher(HeldRuns):
         self._gangs: dict[str, tuple[str, ...]] = {}
         self._lock = anyio.Lock()
         self._draining = self._gone = False
+        self._advertised: Advertisement | None = None
         self._announced, self._published_s, self._refused = "", 0.0, ""
 
     # --- starting and stopping ---
@@ -107,7 +109,14 @@ class Dispatcher(HeldRuns):
             async with self._lock:
                 pass
         announce(await self._control.pool_resource(), self._pool, self._worker)
-        await self._control.withdraw(self._worker)
+        if self._advertised is None:
+            await self._control.withdraw(self._worker)
+        else:  # what this node was like is remembered: nobody is to ask for less because it is away
+            await self._control.leave(replace(self._advertised, expires_s=self._now_s() + ADVERTISED_S))
+
+    def now_s(self) -> float:
+        """Seconds since the epoch by the server's clock."""
+        return self._control.now_s()
 
     async def drain(self) -> None:
         """Nothing new is started here from now on; peers are told."""
@@ -123,12 +132,18 @@ class Dispatcher(HeldRuns):
     # --- picking ---
 
     async def pick(
-        self, prefetch_s: float, pool_limited: bool, room: int | None, busy: Collection[str] = ()
+        self,
+        prefetch_s: float,
+        pool_limited: bool,
+        room: int | None,
+        busy: Collection[str] = (),
+        paused: bool = False,
     ) -> list[FlowRun]:
         """The runs to start here now, with their devices claimed; and the housekeeping of one round.
 
         `pool_limited`: the pool has a concurrency limit; `room`: how many more this worker may start by its own limit;
-        `busy`: ids of runs that are still being submitted, or given back.
+        `busy`: ids of runs that are still being submitted, or given back. While its pool is `paused` a worker starts
+        and stops nothing, but is there.
         """
         async with self._lock:
             if self._gone:
@@ -139,6 +154,12 @@ class Dispatcher(HeldRuns):
             running = [claim.holding for run_id, claim in self._mine.items() if run_id in alive]
             began_s = time.monotonic()
             peers = await self._planning.with_peers(self._advertisement(ledger))
+            if paused:
+                waiting = await self._planning.waiting(prefetch_s)
+                self._give_up(running, peers, [one for one in waiting if one.asked_s >= began_s])
+                self.stopping.press()
+                await self._tell_paused(waiting)
+                return []
             waiting, picked = await self._planning.plan(prefetch_s, ledger.node.name, pool_limited)
             self._give_up(running, peers, [one for one in waiting if one.asked_s >= began_s])
             fleet = self._planning.fleet
@@ -155,8 +176,18 @@ class Dispatcher(HeldRuns):
                 self.wake()  # what was picked starts first; peers and people are told in the round after
             elif self._planning.leads:
                 await self._lost_hosts.look(fleet, self._planning.silent, self._now_s())
-                await self._telling.tell(waiting, picked.reasons(), fleet, lambda: self._wake.is_set())
+                await self._telling.tell(
+                    waiting, picked.reasons(await self._planning.away()), fleet, lambda: self._wake.is_set()
+                )
             return found
+
+    async def _tell_paused(self, waiting: list[Waiting]) -> None:
+        if not self._planning.leads:
+            return
+        fleet = self._planning.fleet
+        await self._lost_hosts.look(fleet, self._planning.silent, self._now_s())
+        reasons = {str(one.flow_run.id): (AWAITING, paused_pool(self._pool)) for one in waiting}
+        await self._telling.tell(waiting, reasons, fleet, lambda: self._wake.is_set())
 
     def _claim(
         self, ledger: Ledger, picked: Picked, queued: list[Queued], room: int | None, busy: Collection[str]
@@ -249,11 +280,11 @@ class Dispatcher(HeldRuns):
     async def _advertise(self, ledger: Ledger, force: bool = False) -> None:
         """Announces what has changed at once. Writes it down three times in its life, not at every change: a write
         beside those of the run that starts would make SQLite refuse one of them."""
-        advertisement = self._advertisement(ledger)
+        advertisement = self._advertised = self._advertisement(ledger)
         said = repr((advertisement.node, advertisement.holdings, advertisement.draining))
         if force or said != self._announced:
-            self._announced = said
             announce(await self._control.pool_resource(), self._pool, self._worker, advertisement.to_text())
+            self._announced = said
         if force or self._now_s() - self._published_s >= self._renew_s:
             sent_s = boot_s()
             try:

@@ -48,6 +48,8 @@ from trimtab_work_pools.gangs import (
     members_say,
     word_given,
 )
+from trimtab_work_pools.server.demands import UnknownDemand
+from trimtab_work_pools.wishes import DemandError
 from trimtab_work_pools.worker.control_plane import ControlPlane, persistently
 from trimtab_work_pools.worker.picking import AWAITING, GANG, NODE
 
@@ -111,6 +113,8 @@ class Gangs:
                     await self._say(run.id, WORD, "all members hold their nodes")
                     why = ""
             why = why or await self._until(run, len(nodes), follows)
+        except (UnknownDemand, DemandError) as error:
+            why = f"what it asks for cannot be read any more ({error})"
         except (httpx.HTTPError, ObjectNotFound) as error:
             why = f"the server does not answer, or refuses ({error})"
         if not why:
@@ -215,7 +219,7 @@ class Gangs:
             gang_environment(GangMember(rank, len(nodes) + 1, address, port), gpus) for rank in range(len(nodes) + 1)
         ]
         variables = await self._control.job_variables(run)
-        wishes = {key: value for key, value in (variables.get("resources") or {}).items() if key != "nodes"}
+        wishes = {**variables["resources"], "nodes": 1}  # said, or the deployment's would make a gang of each member
         assert run.deployment_id is not None
         for rank, node in enumerate(nodes, start=1):
             own = {"resources": wishes, "env": {**(variables.get("env") or {}), **told[rank]}}
@@ -252,8 +256,8 @@ class Gangs:
                     await self._watch_leader(run, UUID(str(leader)))
                 else:
                     await self._watch_members(run, members, time.monotonic() - began_s)
-            except httpx.HTTPError as error:  # without the server nothing is known: the gang goes on
-                self._logger.info("Gang of run %s: the server does not answer (%s)", run.id, error)
+            except (httpx.HTTPError, ObjectNotFound) as error:  # without the server nothing is known: the gang goes on
+                self._logger.info("Gang of run %s: the server does not answer, or one was deleted (%s)", run.id, error)
             await anyio.sleep(_LOOK_S)
         if not leader and not self._claim_of(str(run.id)):
             await persistently(lambda: self._leader_left(run), f"the gang of {run.id} ends")

@@ -16,12 +16,13 @@ from trimtab_work_pools.worker.containers import Containers
 from trimtab_work_pools.worker.gpu_worker import GpuWorker
 from trimtab_work_pools.worker.host_claims import HostClaim
 from trimtab_work_pools.worker.lives import End
+from trimtab_work_pools.worker.merged_resources import MergedResources
 from trimtab_work_pools.worker.resources_form import DEVICE_IDS, DeviceIds, Resources
 
 __all__ = ["GpuDockerJobConfiguration", "GpuDockerResult", "GpuDockerVariables", "GpuDockerWorker"]
 
 
-class GpuDockerJobConfiguration(DockerWorkerJobConfiguration):
+class GpuDockerJobConfiguration(MergedResources, DockerWorkerJobConfiguration):
     """A container, and what it needs."""
 
     resources: dict[str, Any] = Field(default_factory=dict)

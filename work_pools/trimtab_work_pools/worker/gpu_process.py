@@ -25,6 +25,7 @@ from trimtab_work_pools.launchers.prefect_hooks import cafile
 from trimtab_work_pools.launchers.ready_tls import ReadyContexts
 from trimtab_work_pools.worker.forked import run_forked
 from trimtab_work_pools.worker.gpu_worker import GpuWorker
+from trimtab_work_pools.worker.merged_resources import MergedResources
 from trimtab_work_pools.worker.resources_form import DEVICE_IDS, DeviceIds, Resources
 
 __all__ = ["GpuProcessJobConfiguration", "GpuProcessVariables", "GpuProcessWorker"]
@@ -33,7 +34,7 @@ _CLIENTS = 4
 """For two runs at once: Prefect's executor creates two clients in the worker for each."""
 
 
-class GpuProcessJobConfiguration(ProcessJobConfiguration):
+class GpuProcessJobConfiguration(MergedResources, ProcessJobConfiguration):
     """A process, and what it needs."""
 
     resources: dict[str, Any] = Field(default_factory=dict)

@@ -22,14 +22,18 @@ from trimtab_work_pools.devices_env import UUID
 from trimtab_work_pools.inventory.host import LabelError
 from trimtab_work_pools.queue.workload import WorkloadError
 from trimtab_work_pools.resources import CapacityError
+from trimtab_work_pools.runs.device_record import given_text
+from trimtab_work_pools.server.device_labels import DeviceLabels
 from trimtab_work_pools.worker.admission import NotAdmitted, not_started
 from trimtab_work_pools.worker.claiming import PREPARES_WITHIN_S, Preparation, server_was_away
 from trimtab_work_pools.worker.control_plane import server_answers
 from trimtab_work_pools.worker.dispatcher import Dispatcher
 from trimtab_work_pools.worker.drain import Drain
+from trimtab_work_pools.worker.host_claims import HostClaim
 from trimtab_work_pools.worker.lives import Lives, Processes
 from trimtab_work_pools.worker.picking import GANG
-from trimtab_work_pools.worker.prefect_hooks import Entry, forget_submission
+from trimtab_work_pools.worker.prefect_hooks import Entry, forget_submission, worker_labels
+from trimtab_work_pools.worker.resources_form import misplaced_keys
 from trimtab_work_pools.worker.this_node import NodeSettings
 
 if TYPE_CHECKING:
@@ -55,6 +59,7 @@ class GpuWorker(Base):
     """To be put before a worker class of Prefect's."""
 
     _dispatcher: Dispatcher
+    _device_labels: DeviceLabels
     _drain: Drain
     _joined = False
     _handed_over: dict[uuid.UUID, Preparation]
@@ -62,12 +67,15 @@ class GpuWorker(Base):
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
-        """Prefect's, made strict: an unknown key is refused by the server when the deployment is made."""
+        """Prefect's, made strict: the server refuses an unknown key, and one of a demand that stands beside
+        `resources`, when a deployment or a run is made.
+        """
         template = super().get_default_base_job_template()
         variables = template["variables"]
         definitions = variables.get("definitions") or variables.get("$defs") or {}
         if "Resources" in definitions:  # a class of somebody's own on this one may ask for nothing
             definitions["Resources"]["additionalProperties"] = False
+            variables["patternProperties"] = misplaced_keys(variables["properties"])
         return template
 
     def _open_lives(self) -> Lives:
@@ -101,14 +109,19 @@ class GpuWorker(Base):
         self._drain.watch_signals()
         assert self._runs_task_group is not None
         for claim in self._dispatcher.adopted():
-            self._runs_task_group.start_soon(self._dispatcher.await_adopted, claim)
+            self._runs_task_group.start_soon(self._await_adopted, claim)
             self._runs_task_group.start_soon(self._dispatcher.gangs.watch_again, claim.holding.run_id)
         self._runs_task_group.start_soon(self._listen)
+
+    async def _await_adopted(self, claim: HostClaim) -> None:
+        await self._dispatcher.await_adopted(claim)
+        await self._device_labels.ended(uuid.UUID(claim.holding.run_id))
 
     async def _join(self, lives: Lives) -> None:
         """What Prefect's setup has opened is closed again if the worker may not join, or is ended before it could."""
         try:
             self._dispatcher = Dispatcher(self.name, self._work_pool_name, self.client, set(self._work_queues), lives)
+            self._device_labels = DeviceLabels(self.client, self._dispatcher.now_s)
             await self._dispatcher.join(self.type)
             await self._admitted()
             await self._dispatcher.take_over()
@@ -152,18 +165,23 @@ class GpuWorker(Base):
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         """Only what this worker is to start now, in order of the plan."""
-        if self._drain.draining or self._work_pool is None or self.work_pool.is_paused:
+        if self._work_pool is None:
             return []
         room = int(self.limiter.available_tokens) if self._limiter else None
         try:
             limited = self.work_pool.concurrency_limit is not None
             busy = {str(run_id) for run_id in self._submitting_flow_run_ids} | self._dispatcher.claiming.resting()
-            picked = await self._dispatcher.pick(float(self._prefetch_seconds), limited, room, busy)
+            picked = await self._dispatcher.pick(
+                float(self._prefetch_seconds), limited, room, busy, self.work_pool.is_paused
+            )
         except httpx.HTTPError as error:
             # The stock worker gives up after some of these; this one holds devices, and its runs go on.
             self._logger.warning(
                 "The Prefect server does not answer (%s); what runs goes on, and it is asked again", error
             )
+            return []
+        except ObjectNotFound as error:  # it was deleted between two calls: what is known of it is read again
+            self._logger.info("Something that was planned with is not there any more (%s); planned again", error)
             return []
         except (WorkloadError, CapacityError) as error:
             self._logger.error("What the workers of the pool advertise does not hold together (%s); read again", error)
@@ -214,6 +232,7 @@ class GpuWorker(Base):
                 else:
                     await self._dispatcher.ended(flow_run.id, code, oom_killed)
                 self._handed_over.pop(flow_run.id, None)
+                await self._device_labels.ended(flow_run.id)
 
     async def _not_prepared(
         self,
@@ -245,9 +264,20 @@ class GpuWorker(Base):
         else:
             await super()._propose_crashed_state(flow_run, message, client)
 
+    async def _give_worker_labels_to_flow_run(self, flow_run_id: uuid.UUID) -> None:
+        """With the devices that it was given, in the same call. A run that was sent past the queue holds none."""
+        try:
+            claim = self._dispatcher.claim(flow_run_id)
+        except LookupError:
+            await super()._give_worker_labels_to_flow_run(flow_run_id)
+            return
+        gpus = [device for device, _ in claim.devices]
+        await self._device_labels.began(flow_run_id, claim.holding.placement.node, gpus, worker_labels(self))
+
     async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
         """The claim; of a gang, the claims of all. One that is lost gives the devices back at once."""
         won = False
+        self._device_labels.seen(flow_run)
         nodes, gpus = self._dispatcher.other_nodes(flow_run.id), self._dispatcher.gpus(flow_run.id)
         try:
             won = await self._dispatcher.claiming.won(flow_run.id, self._dispatcher.mark(flow_run.id))
@@ -272,6 +302,9 @@ class GpuWorker(Base):
         preparation = self._handed_over.get(flow_run.id)
         if preparation is not None:
             preparation.begins()
+        claim = self._dispatcher.claim(flow_run.id)
+        given = given_text(claim.devices, claim.holding.placement.node)
+        self.get_flow_run_logger(flow_run).info("%s", given)
         configuration.env.setdefault(*_PATIENCE)
         own = {name: value for name, value in configuration.env.items() if value is not None}
         device_ids = getattr(configuration, "device_ids", UUID)

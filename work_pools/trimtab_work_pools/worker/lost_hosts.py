@@ -27,6 +27,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 
 from trimtab_blocks.paging import PAGE, all_by_offset
@@ -61,8 +62,8 @@ class LostHosts:
             return
         if now_s - self._looked_s > 2 * self._after_s:
             self._since.clear()  # this worker was away itself, and has seen nothing meanwhile
-        self._looked_s = now_s
         active = {run.run_id: run for run in await self._active()}
+        self._looked_s = now_s  # only now: a look that failed has seen nothing
         self._since, lost = unheld(active, fleet, self._since, now_s, self._after_s)
         if lost:
             life = Life(
@@ -75,7 +76,7 @@ class LostHosts:
         for run_id in lost:
             try:
                 await self._aftermath.host_lost(UUID(run_id))
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, ObjectNotFound) as error:
                 get_logger("trimtab.worker").warning("Run %s, whose host is lost: %s; tried again", run_id, error)
 
     def _lives(self, run: Active, life: Life, now_s: float) -> bool:

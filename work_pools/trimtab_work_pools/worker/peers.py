@@ -15,6 +15,7 @@ from prefect.logging import get_logger
 
 from trimtab_work_pools.advertise import Advertisement, AdvertisementError, later, roll_from_text
 from trimtab_work_pools.rules.parts import Sign
+from trimtab_work_pools.server.freshness import Freshness
 from trimtab_work_pools.worker.announce import call_roll
 from trimtab_work_pools.worker.control_plane import ControlPlane
 from trimtab_work_pools.worker.pace import ROLL_S
@@ -33,22 +34,25 @@ class Peers:
         self._known: dict[str, Advertisement] = {}
         self.silent: tuple[Sign, ...] = ()
         self._said: set[str] = set()
-        self._read_s = 0.0
+        self._read = Freshness()
         self._no_roll_s = _NO_ROLL_S + random.uniform(0.0, _SPREAD_S)
 
     async def now(self, leads: bool) -> list[Advertisement]:
         """All that is known of them; some of it may have expired. `leads`: this worker reads for all."""
-        if self._control.now_s() - self._read_s > (ROLL_S if leads else self._no_roll_s):
-            self._read_s = self._control.now_s()
+        now_s = self._control.now_s()
+        if self._read.due(now_s, ROLL_S if leads else self._no_roll_s):
+            asked = self._read.asked
             board = await self._control.board()
             for problem in set(board.problems) - self._said:
                 get_logger("trimtab.worker").warning("%s; what was known of it before still holds", problem)
             self._said = set(board.problems)
             self._known, self.silent = later(board, self._known), board.silent
+            self._read.answered(asked, now_s)
             if leads:
                 expires_s = {one.worker: one.expires_s for one in board.silent}
                 expires_s |= {one.worker: one.expires_s for one in board.advertisements}
                 call_roll(await self._control.pool_resource(), self._pool, self._worker, expires_s)
+                await self._control.prune(board)
         return [one for worker, one in self._known.items() if worker != self._worker]
 
     def heard(self, payload: Mapping[str, Any]) -> bool:
@@ -60,7 +64,7 @@ class Peers:
             try:
                 self._known[worker] = Advertisement.from_text(text, f"the announcement of {worker}")
             except AdvertisementError:  # too long for an event, or of a newer version
-                self._read_s = 0.0
+                self._read.spoil()
         else:
             self._known.pop(worker, None)
         return True
@@ -78,5 +82,8 @@ class Peers:
         now_s = self._control.now_s()
         there = {worker for worker, until_s in expires_s.items() if until_s > now_s}
         unknown = bool(there - self._known.keys() - {self._worker, *(sign.worker for sign in self.silent)})
-        self._read_s = 0.0 if unknown else now_s
+        if unknown:
+            self._read.spoil()
+        else:
+            self._read.answered(self._read.asked, now_s)
         return unknown

@@ -14,6 +14,7 @@ from trimtab_work_pools.advertise import Advertisement, current, fleet_from
 from trimtab_work_pools.fit import Refused, fit
 from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.queue import explain, plan
+from trimtab_work_pools.queue.explain import Away, would_fit
 from trimtab_work_pools.queue.gpu_rooms import run_of
 from trimtab_work_pools.queue.verdicts import Code, Plan
 from trimtab_work_pools.queue.workload import Fleet, Limit, Policy, Run
@@ -78,11 +79,21 @@ class Picked:
     gangs: tuple[tuple[str, tuple[str, ...]], ...] = ()
     pinned: tuple[tuple[str, str], ...] = ()
 
-    def reasons(self) -> dict[str, tuple[str, str]]:
-        """(name of the state, sentence) of each run that waits."""
+    def reasons(self, away: Sequence[Away] = ()) -> dict[str, tuple[str, str]]:
+        """(name of the state, sentence) of each run that waits. `away` are nodes that the plan does not count on."""
         codes = {wait.run_id: wait.code for wait in self.plan.waits}
         waiting = [run for run in self.runs if run.id in codes and codes[run.id] is not Code.NOT_YET]
-        planned = {run.id: (_state(codes[run.id]), explain(run, self.fleet, self.plan)) for run in waiting}
+        planned: dict[str, tuple[str, str]] = {}
+        never: dict[tuple[object, int], tuple[str, str]] = {}  # the same for all that ask for the same
+        for run in waiting:
+            if codes[run.id] is not Code.NEVER_FITS:
+                planned[run.id] = (AWAITING, explain(run, self.fleet, self.plan, away))
+                continue
+            asked = (run.demand, run.nodes)
+            if asked not in never:
+                state = AWAITING if would_fit(run, self.fleet, away) else NEVER
+                never[asked] = (state, explain(run, self.fleet, self.plan, away))
+            planned[run.id] = never[asked]
         return planned | {run_id: (AWAITING, why) for run_id, why in self.pinned}
 
 
@@ -158,14 +169,10 @@ def _seat(
             continue
         found = fit(ledger.free(), one.demand)
         if isinstance(found, Refused):
-            refused.append((one.run_id, found.text))
+            refused.append((one.run_id, f"it is for node {one.node}: {found.text}"))
             continue
         held = Holding(one.run_id, one.demand, found.placement, one.submitted_s, now_s)
         by_node[one.node] = replace(seat, holdings=(*seat.holdings, held))
         if one.node == node:
             own.append((one.run_id, found.placement))
     return tuple(by_node.values()), own, refused
-
-
-def _state(code: Code) -> str:
-    return NEVER if code is Code.NEVER_FITS else AWAITING

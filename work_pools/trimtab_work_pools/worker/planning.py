@@ -5,22 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 
+import httpx
 from prefect.events import Event
 from prefect.logging import get_logger
 
 from trimtab_work_pools.advertise import Advertisement, current
+from trimtab_work_pools.queue.explain import Away
 from trimtab_work_pools.queue.workload import Policy
+from trimtab_work_pools.rules.known_nodes import away_from
 from trimtab_work_pools.rules.parts import Sign
+from trimtab_work_pools.server.freshness import Freshness
 from trimtab_work_pools.worker.announce import NODE_CHANGED, ROLL_CALLED, subscribed
 from trimtab_work_pools.worker.control_plane import ControlPlane, Waiting
 from trimtab_work_pools.worker.known_queue import KnownQueue
 from trimtab_work_pools.worker.limits import Limits
-from trimtab_work_pools.worker.pace import news_s, policy_s
+from trimtab_work_pools.worker.pace import ADVERTISED_S, news_s, policy_s
 from trimtab_work_pools.worker.peers import Peers
 from trimtab_work_pools.worker.picking import Picked, Queued, concerned, members_to_come, pick
 from trimtab_work_pools.worker.pool_policy import PolicyError
 
 __all__ = ["Planning"]
+
+_GONE_S = 60.0
 
 _COMES_WITHIN_S = 10.0
 """From the claim of rank 0 until the run of a member is in the queue."""
@@ -36,12 +42,15 @@ class Planning:
         self._peers = Peers(worker, pool, control)
         self.limits = Limits(control)
         self._policy_read_s = 0.0
+        self._gone, self._expired = tuple[Advertisement, ...](), tuple[Advertisement, ...]()
+        self._gone_read = Freshness()
         self._to_come: dict[str, tuple[Queued, float]] = {}
 
     @property
     def leads(self) -> bool:
-        """Whether this worker is the one of all that does what is to be done once."""
-        return bool(self.fleet) and self.fleet[0].worker == self._worker
+        """Whether this worker is the one of all that does what is to be done once: one that stays."""
+        leader = next((one for one in self.fleet if not one.draining), None)
+        return leader is not None and leader.worker == self._worker
 
     @property
     def silent(self) -> tuple[Sign, ...]:
@@ -52,7 +61,25 @@ class Planning:
         """The peers, expired or not; `fleet` is then what may be planned with."""
         peers = await self._peers.now(self.leads)
         self.fleet = current([*peers, own], self._control.now_s())
+        self._expired = tuple(one for one in peers if one.expires_s <= self._control.now_s())
         return peers
+
+    async def waiting(self, prefetch_s: float) -> list[Waiting]:
+        """The runs that wait, for whom no plan is made."""
+        return await self._queue.now(prefetch_s, len(self.fleet), everything=self.leads)
+
+    async def away(self) -> tuple[Away, ...]:
+        """Nodes that take no runs now and might again, to be told of; nobody plans with them. What can't be read now is
+        as it was."""
+        now_s = self._control.now_s()
+        if self._gone_read.due(now_s, _GONE_S):
+            asked = self._gone_read.asked
+            try:
+                self._gone = await self._control.gone()
+                self._gone_read.answered(asked, now_s)
+            except httpx.HTTPError as error:
+                get_logger("trimtab.worker").info("Nodes that have left are not read: %s", error)
+        return away_from(self.fleet, [*self._expired, *self._gone], now_s, ADVERTISED_S)
 
     async def plan(self, prefetch_s: float, node: str, pool_limited: bool) -> tuple[list[Waiting], Picked]:
         """The runs that wait, and the plan. Runs that only events have told of are read if something is to be done here
@@ -104,11 +131,11 @@ class Planning:
 
     async def _read_policy(self) -> None:
         if self._control.now_s() - self._policy_read_s > policy_s(len(self.fleet)):
-            self._policy_read_s = self._control.now_s()
             try:
                 self.policy = await self._control.policy()
             except PolicyError as error:
                 get_logger("trimtab.worker").error("%s. The policy of before is kept.", error)
+            self._policy_read_s = self._control.now_s()
 
 
 def _each_once(queued: Sequence[Queued]) -> list[Queued]:

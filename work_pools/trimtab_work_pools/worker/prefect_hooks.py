@@ -30,6 +30,7 @@ __all__ = [
     "load_flow_from_flow_run",
     "missing",
     "propose_state",
+    "worker_labels",
 ]
 
 OVERRIDDEN = (
@@ -39,6 +40,7 @@ OVERRIDDEN = (
     "_submit_run",
     "_submit_run_and_capture_errors",
     "_submit_scheduled_flow_runs",
+    "_give_worker_labels_to_flow_run",
 )
 """Methods of BaseWorker that GpuWorker replaces or wraps."""
 
@@ -61,6 +63,15 @@ def forget_submission(worker: BaseWorker[Any, Any, Any], run_id: UUID) -> None:
     if worker._cancelling_observer is not None:
         worker._cancelling_observer.remove_in_flight_flow_run_id(run_id)
     worker._release_limit_slot(run_id)
+
+
+def worker_labels(worker: BaseWorker) -> dict[str, str]:  # type: ignore[type-arg]
+    """What `_give_worker_labels_to_flow_run` writes, to be written in one call with ours."""
+    labels = {"prefect.worker.name": worker.name, "prefect.worker.type": worker.type}
+    if worker._work_pool:
+        pool = worker._work_pool
+        labels |= {"prefect.work-pool.name": pool.name, "prefect.work-pool.id": str(pool.id)}
+    return labels
 
 
 def engine_environment(run_id: UUID, channel: ControlChannel | None) -> dict[str, str]:

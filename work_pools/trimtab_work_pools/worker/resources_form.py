@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["DEVICE_IDS", "DeviceIds", "Resources"]
+from trimtab_work_pools.wishes import KEYS
+
+__all__ = ["DEVICE_IDS", "DeviceIds", "Resources", "misplaced_keys"]
 
 DeviceIds = Literal["uuid", "index"]
 DEVICE_IDS = (
@@ -60,3 +63,10 @@ class Resources(BaseModel):
     expected_sigma: float | None = Field(
         default=None, ge=0, title="Uncertainty of the run time", description="The standard deviation of its logarithm."
     )
+
+
+def misplaced_keys(variables: Collection[str]) -> dict[str, Any]:
+    """For `patternProperties` of a JSON schema: keys of a demand that are none of the `variables` have no value that is
+    allowed, and the error, which names the one that would be, says where they belong.
+    """
+    return {f"^{key}$": {"const": f"inside: resources: {{{key}: ...}}"} for key in KEYS if key not in variables}

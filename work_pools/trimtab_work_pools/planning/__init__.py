@@ -1,0 +1,1 @@
+"""Decides which run goes where, and says why another waits."""
