@@ -94,6 +94,14 @@ def test_a_choice_of_another_kind_takes_the_place_of_the_pool_s() -> None:
     assert (sliced.demand.gpu_mig_profile, sliced.demand.gpu_nvlink) == ("1g.10gb", False)
 
 
+def test_what_a_pool_says_of_gpus_is_nothing_to_a_run_without_any() -> None:
+    template = pool(gpu_models=["A100"], gpu_memory_mib=20_000)
+    assert str(asked(template, {"resources": {"cpus": 2}})) == "cpus: 2 (deployment)"
+    assert asked(template, {"resources": {"gpus": 1}}).demand.gpu_memory_mib == 20_000
+    with pytest.raises(DemandError, match=r"gpu_models: needs gpus of at least 1 beside it \(from the deployment\)"):
+        asked(template, {"resources": {"gpu_models": "L4"}})
+
+
 def test_where_a_pool_s_defaults_may_stand() -> None:
     """Under the form's own parts, as the variable's default, and in the configuration itself."""
     template = pool(gpus=1)

@@ -62,6 +62,7 @@ def merge(layers: Sequence[Layer]) -> Asked:
         wrong = [*layer.problems, *found.add(layer)]
         problems += ((key, f"{said} (from the {layer.source})") for key, said in wrong)
         blamed |= {layer.source} if wrong else set()
+    found.drop_moot()
     try:
         demand = read_demand({"resources": found.resources})
     except DemandError as error:
@@ -119,6 +120,12 @@ class _Merge:
             self._drop("gpu_nvlink")
         if own.get("gpu_nvlink"):
             self._drop("gpu_mig_profile")
+
+    def drop_moot(self) -> None:
+        """What a pool says of the GPUs of its runs is nothing to a run that asks for none."""
+        if not self.resources.get("gpus") and "gpu_share" not in self.resources:
+            moot = [key for key, source in self.sources.items() if key.startswith("gpu_") and source is Source.POOL]
+            self._drop(*moot)
 
     def _drop(self, *keys: str) -> None:
         for key in keys:
