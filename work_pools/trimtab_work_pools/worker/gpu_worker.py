@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectNotFound
 
 from trimtab_blocks.host_cache import CacheSettingError
 from trimtab_blocks.settings import SettingError
-from trimtab_work_pools.devices_env import UUID
+from trimtab_work_pools.devices_env import UUID as BY_UUID
 from trimtab_work_pools.inventory.host import LabelError
 from trimtab_work_pools.queue.workload import WorkloadError
 from trimtab_work_pools.resources import CapacityError
@@ -307,7 +307,7 @@ class GpuWorker(Base):
         self.get_flow_run_logger(flow_run).info("%s", given)
         configuration.env.setdefault(*_PATIENCE)
         own = {name: value for name, value in configuration.env.items() if value is not None}
-        device_ids = getattr(configuration, "device_ids", UUID)
+        device_ids = getattr(configuration, "device_ids", BY_UUID)
         configuration.env |= self._dispatcher.environment(flow_run.id, own, device_ids)
         nodes = self._dispatcher.other_nodes(flow_run.id)
         configuration.env |= self._dispatcher.gangs.environment(flow_run.id)
