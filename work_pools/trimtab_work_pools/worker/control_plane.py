@@ -132,8 +132,8 @@ class ControlPlane:
 
     async def leave(self, last: Advertisement) -> None:
         """Takes this worker's advertisement away, and leaves word of what its node was like."""
-        await self._gone.publish(replace(last, holdings=()))
         await self.notices.withdraw(last.worker)
+        await self._gone.publish(replace(last, holdings=()))
 
     async def gone(self) -> tuple[Advertisement, ...]:
         """What workers that have left said of their nodes. One that is too old is taken away."""
