@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -33,7 +34,7 @@ from trimtab_work_pools.worker.stopping import Send
 __all__ = ["Containers", "EngineError", "exit_code"]
 
 _ID, _CLAIM = "trimtab.claim-id", "trimtab.claim"
-_AGAIN_S = 2.0
+_AGAIN_S, _PING_S = 2.0, 5.0
 _MIB = 1024 * 1024
 _SIGNALS = 64
 _T = TypeVar("_T")
@@ -51,14 +52,17 @@ class Containers:
 
     def __init__(self) -> None:
         self._client = _connect()
+        self._pinged = _connect(_PING_S)
+        self._answered_s = 0.0
         self._signals = ThreadPoolExecutor(1, thread_name_prefix="container-signals")
         self.waits = anyio.CapacityLimiter(10_000)  # each run has a thread that waits
         self._logger = get_logger("trimtab.worker")
 
     def close(self) -> None:
         """Lets the engine go; the containers stay."""
-        self._signals.shutdown(wait=False)
+        self._signals.shutdown(wait=False, cancel_futures=True)  # an engine that is stopped would hold up the exit
         self._client.close()
+        self._pinged.close()
 
     @staticmethod
     def labels(claim: HostClaim) -> dict[str, str]:
@@ -67,6 +71,17 @@ class Containers:
 
     def name(self, claim: HostClaim) -> str:
         return f"container {claim.container[:12]}"
+
+    async def problem(self) -> str:
+        """The engine is asked for a sign of life, every 2 s at most; one that is stopped or hangs gives none."""
+        if time.monotonic() - self._answered_s < _AGAIN_S:
+            return ""
+        try:
+            await anyio.to_thread.run_sync(self._pinged.ping, limiter=self.waits, abandon_on_cancel=True)
+        except _ERRORS as error:
+            return f"the Docker engine does not answer within {_PING_S:g} s: {error}"
+        self._answered_s = time.monotonic()
+        return ""
 
     async def unknown(self, server: str, pool: str, known: Collection[str]) -> list[HostClaim]:
         def read() -> list[HostClaim]:
@@ -182,14 +197,14 @@ def exit_code(status: int) -> int:
     return -(status - 128) if 128 < status <= 128 + _SIGNALS else status
 
 
-def _connect() -> docker.DockerClient:
+def _connect(timeout_s: float = 0.0) -> docker.DockerClient:
     """The engine of this very host: it has to have the devices that the worker gives away. Raises EngineError."""
     url = os.environ.get("DOCKER_HOST", "")
     parts = urlsplit(url)
     if url and parts.scheme != "unix" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise EngineError(f"DOCKER_HOST is {url!r}: the engine must be on the host whose devices are given to its runs")
     try:
-        client = docker.from_env(timeout=int(os.environ.get("DOCKER_CLIENT_TIMEOUT") or 60))
+        client = docker.from_env(timeout=timeout_s or int(os.environ.get("DOCKER_CLIENT_TIMEOUT") or 60))
         client.ping()
     except _ERRORS as error:
         where = url or "unix:///var/run/docker.sock"

@@ -80,6 +80,7 @@ class Dispatcher(HeldRuns):
         self._lock = anyio.Lock()
         self._draining = self._gone = False
         self._advertised: Advertisement | None = None
+        self._closed = ""
         self._announced, self._published_s, self._refused = "", 0.0, ""
 
     # --- starting and stopping ---
@@ -148,6 +149,7 @@ class Dispatcher(HeldRuns):
         async with self._lock:
             if self._gone:
                 return []
+            await self._look_at_lives()
             ledger = await self._ledger()
             await self._advertise(ledger)
             alive = {claim.holding.run_id for claim in self._claims.all() if claim.running}
@@ -189,13 +191,21 @@ class Dispatcher(HeldRuns):
         reasons = {str(one.flow_run.id): (AWAITING, paused_pool(self._pool)) for one in waiting}
         await self._telling.tell(waiting, reasons, fleet, lambda: self._wake.is_set())
 
+    async def _look_at_lives(self) -> None:
+        """While what runs live in (an engine) does not answer nothing is started here; what runs goes on."""
+        before, self._closed = self._closed, await self._lives.problem()
+        if self._closed and not before:
+            self._logger.warning("Nothing is started here for now: %s", self._closed)
+        elif before and not self._closed:
+            self._logger.info("Runs are started here again")
+
     def _claim(
         self, ledger: Ledger, picked: Picked, queued: list[Queued], room: int | None, busy: Collection[str]
     ) -> list[str]:
         """Claims the devices of what is to start; what another worker on this host has taken meanwhile is left."""
         by_id = {one.run_id: one for one in queued}
         runs: list[str] = []
-        for run_id, placement in picked.starts if not self._draining else ():
+        for run_id, placement in picked.starts if not (self._draining or self._closed) else ():
             if room is not None and len(runs) >= room:
                 break
             if run_id in busy:
@@ -303,4 +313,5 @@ class Dispatcher(HeldRuns):
 
     def _advertisement(self, ledger: Ledger) -> Advertisement:
         expires_s = self._now_s() + ADVERTISED_S
-        return Advertisement(self._worker, ledger.node, ledger.holdings, expires_s, self._draining, self._claims.host)
+        closed = self._draining or bool(self._closed)
+        return Advertisement(self._worker, ledger.node, ledger.holdings, expires_s, closed, self._claims.host)

@@ -212,7 +212,8 @@ class HeldRuns:
             await anyio.sleep(_USAGE_S)
             mine = [claim for claim in self._claims.all() if claim.holding.run_id in self._mine]
             if mine:
-                await anyio.to_thread.run_sync(self._usage.sample, mine, self._this_node.gpu_used_mib())
+                used_mib = self._this_node.gpu_used_mib()
+                await anyio.to_thread.run_sync(self._usage.sample, mine, used_mib, abandon_on_cancel=True)
 
     def wake(self) -> None:
         """Plan again soon."""

@@ -38,6 +38,10 @@ class Lives(Protocol):
         """For people."""
         ...
 
+    async def problem(self) -> str:
+        """Why nothing can be started now; "" if it can."""
+        ...
+
     async def unknown(self, server: str, pool: str, known: Collection[str]) -> list[HostClaim]:
         """Claims of runs that are here, although none of the `known` claim ids is theirs."""
         ...
@@ -66,6 +70,9 @@ class Processes:
 
     def name(self, claim: HostClaim) -> str:
         return f"process {claim.pid}"
+
+    async def problem(self) -> str:
+        return ""
 
     async def unknown(self, server: str, pool: str, known: Collection[str]) -> list[HostClaim]:
         """None: a process does not say by which claim it is here."""
