@@ -73,7 +73,14 @@ def test_a_part_is_found_while_it_lives(spawn: Spawn) -> None:
 
 def test_another_process_with_the_same_id_is_not_the_part(spawn: Spawn) -> None:
     part = spawn(STAYS)
-    assert processes.find(replace(part, started=part.started - 3600)) is None
+    assert processes.find(replace(part, ticks=part.ticks - 1)) is None
+    assert processes.find(replace(part, boot_id="an earlier start of the host")) is None
+    assert processes.find(replace(part, ticks=0, started=part.started - 3600)) is None, "of a version before"
+
+
+def test_a_part_is_found_after_a_step_of_the_clock(spawn: Spawn) -> None:
+    part = spawn(STAYS)
+    assert processes.find(replace(part, started=part.started - 3600)) is not None
 
 
 def test_a_process_has_a_session_of_its_own_so_that_our_terminal_does_not_reach_it(spawn: Spawn) -> None:

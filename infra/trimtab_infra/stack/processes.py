@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 
 from trimtab_infra.stack.state import Part
+from trimtab_work_pools.host import process as identity
+from trimtab_work_pools.host.clock import SYSTEM
 
 __all__ = ["STACK_ID", "family", "find", "kill", "listens", "members", "spawn", "stop", "tail", "uninterrupted"]
 
@@ -28,7 +30,8 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], cwd: Path, log
         )
     # It is meant to outlive this object, which would warn of that when it goes if it did not think it had ended.
     process.returncode = 0
-    return Part(process.pid, psutil.Process(process.pid).create_time(), str(log))
+    started, ticks = psutil.Process(process.pid).create_time(), identity.find(process.pid).ticks
+    return Part(process.pid, started, str(log), ticks, SYSTEM.boot_id)
 
 
 @contextmanager
@@ -72,10 +75,16 @@ def find(part: Part | None) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(part.pid)
-        same = abs(process.create_time() - part.started) < 1
+        same = _is(part, process)
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
+
+
+def _is(part: Part, process: psutil.Process) -> bool:
+    if part.ticks:
+        return part.boot_id == SYSTEM.boot_id and identity.find(part.pid).ticks == part.ticks
+    return bool(abs(process.create_time() - part.started) < 1)
 
 
 def family(process: psutil.Process | None) -> list[psutil.Process]:

@@ -23,11 +23,15 @@ _LOCK, _INCOMING = ".lock", "stack.new"
 
 @dataclass(frozen=True)
 class Part:
-    """A process of the stack: its id, when the system started it (so that a reused id is noticed), and its log."""
+    """A process of the stack: its id, when the system started it, and its log. ``ticks`` and ``boot_id`` say whose the
+    id is, where the kernel tells: a time of day would not do after a step of the clock.
+    """
 
     pid: int
     started: float
     log: str
+    ticks: int = 0
+    boot_id: str = ""
 
 
 @dataclass(frozen=True)

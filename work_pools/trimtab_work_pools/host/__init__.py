@@ -1,0 +1,1 @@
+"""This host: its clock, and the processes of its runs."""
