@@ -69,7 +69,7 @@ class CachedSnapshots:
         self._directory, self._most = directory, most
         self._found: list[str] = []
         self._seen: object = None
-        self._listed_s = 0.0
+        self._listed_s = self._again_s = 0.0
 
     def __call__(self) -> list[str]:
         """Raises OSError if the directory cannot be listed."""
@@ -77,8 +77,9 @@ class CachedSnapshots:
         seen = [(path, path.stat().st_mtime_ns) for path in caches]
         newest_s = max((at / 1e9 for _, at in seen), default=0.0)
         settled = self._listed_s - newest_s > _TICK_S
-        if seen != self._seen or not settled or time.time() - self._listed_s > _AGAIN_S:
-            self._listed_s = time.time()
+        if seen != self._seen or not settled or time.monotonic() > self._again_s:
+            self._listed_s = time.time()  # as the file system has it
+            self._again_s = time.monotonic() + _AGAIN_S
             self._found, self._seen = self._list(caches), seen
         return self._found
 

@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         description="Where the claims of this host's devices are; workers of several users need one that they share. "
         "None: one in the temporary folder, by user.",
     )
+    api_auth_string: SecretStr | None = Field(
+        default=None,
+        description="What workers show the Prefect server, in the place of PREFECT_API_AUTH_STRING. From a file in the "
+        "folder of secrets it is read again when the server refuses it, so that it can be changed while runs go on.",
+    )
     host_lost_seconds: _Seconds = Field(
         default=300,
         description="How long nobody holds a run before it counts as lost, and starts elsewhere.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 from prefect_docker.worker import DockerWorkerJobConfiguration
 
 from trimtab_work_pools.diagnosis import Cause, Ended, Largest, diagnose
+from trimtab_work_pools.host.clock import SYSTEM
+from trimtab_work_pools.host.process import find
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import Demand, Grant, Placement
 from trimtab_work_pools.worker.container_settings import confine
@@ -23,7 +25,7 @@ def claim(*devices: str, share: int = 1000, memory_mib: int = 0, cpu_milli: int 
     placement = Placement("a", tuple(Grant(i, share) for i in range(len(devices))), cpu_milli, memory_mib)
     holding = Holding(run_id, Demand(memory_mib=memory_mib), placement, 0.0, 0.0, "c1")
     held = tuple((uuid, share) for uuid in devices)
-    return HostClaim("c1", "w", os.getpid(), "p", holding, held, time.time(), 1.0, in_container=True)
+    return HostClaim("c1", "w", os.getpid(), 1, "p", holding, held, SYSTEM.boot_id, in_container=True)
 
 
 def confined(
@@ -83,19 +85,20 @@ def test_exit_codes_are_as_in_subprocess(status: int, code: int) -> None:
 
 
 def test_a_claim_on_a_container_counts_until_somebody_knows_that_it_has_gone(tmp_path: Path) -> None:
-    claims, long_after_s = HostClaims(tmp_path), time.time() + 10_000
+    claims = HostClaims(tmp_path)
     assert claims.acquire(claim("GPU-0"))
     fresh = claims.all()[0]
-    assert fresh.counts(long_after_s), "its worker has died; the engine may have started it"
+    assert fresh.counts, "its worker has died; the engine may have started it"
     assert not fresh.running
-    claims.started("r1", 0, "0123abcd")
+    fresh = replace(fresh, container="0123abcd")
+    claims.started(fresh)
     unseen = claims.all()[0]
     assert unseen.running, "no process of it can be seen from here"
     assert not claims.acquire(claim("GPU-0", run_id="r2"))
-    claims.started("r1", os.getpid(), "0123abcd")
+    claims.started(replace(fresh, pid=os.getpid(), pid_ticks=find(os.getpid()).ticks))
     assert claims.all()[0].running
-    claims.started("r1", 2**22 - 1, "0123abcd")
-    assert not claims.all()[0].counts(time.time()), "its first process has gone, and all others with it"
+    claims.started(replace(fresh, pid=2**22 - 1, pid_ticks=1))
+    assert not claims.all()[0].counts, "its first process has gone, and all others with it"
     assert claims.acquire(claim("GPU-0", run_id="r2"))
 
 

@@ -89,3 +89,35 @@ def test_a_signal_that_came_while_a_report_failed_is_not_lost() -> None:
         assert came == [signal.SIGTERM], "the run has ended: there is nothing to end"
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_fork_of_a_run_does_not_speak_for_it() -> None:
+    """It has the engine's handler of SIGTERM, by which the run would be reported as crashed."""
+    from prefect.utilities.engine import capture_sigterm
+
+    with capture_sigterm():
+        engine_s = signal.getsignal(signal.SIGTERM)
+        assert callable(engine_s)
+        prefect_hooks._tell_no_ends()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        signal.signal(signal.SIGTERM, own := lambda *_: None)
+        prefect_hooks._tell_no_ends()
+        assert signal.getsignal(signal.SIGTERM) is own, "a handler of the flow's own stays"
+
+
+@pytest.mark.parametrize("engine", [flow_engine.FlowRunEngine, flow_engine.AsyncFlowRunEngine])
+def test_the_engine_reports_every_end_in_one_place(engine: type) -> None:
+    """`remember_ends` puts itself before it."""
+    assert list(inspect.signature(engine.set_state).parameters) == ["self", "state", "force"]  # type: ignore[attr-defined]
+    assert "propose_state" in inspect.getsource(engine.set_state)  # type: ignore[attr-defined]
+
+
+def test_every_request_of_prefects_clients_is_sent_in_one_place() -> None:
+    """`renew_credentials` puts itself before it."""
+    from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+    from prefect.events.worker import EventsWorker
+
+    for client in (PrefectHttpxAsyncClient, PrefectHttpxSyncClient):
+        assert list(inspect.signature(client.send).parameters) == ["self", "request", "args", "kwargs"]
+    assert isinstance(EventsWorker._instances, dict)
+    prefect_hooks._forget_event_clients()

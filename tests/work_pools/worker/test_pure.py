@@ -108,7 +108,7 @@ def test_a_gpu_is_held_by_its_uuid_whatever_its_number_is_now() -> None:
     node = read_node("a", {"gpus": {"count": 3}})
     held = holding("r", node, Demand(gpus=2))
     uuids = tuple((node.gpus[grant.index].uuid, grant.share_milli) for grant in held.placement.grants)
-    claim = HostClaim("c", "w", 1, "p", held, uuids, NOW_S, NOW_S)
+    claim = HostClaim("c", "w", 1, 1, "p", held, uuids)
     assert claim.held_on(node) is held
     turned = replace(node, gpus=tuple(replace(gpu, index=2 - gpu.index) for gpu in node.gpus))
     numbers = {gpu.uuid: gpu.index for gpu in turned.gpus}

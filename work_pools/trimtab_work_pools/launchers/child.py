@@ -13,7 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from trimtab_work_pools.host.process_tree import MARK
+from trimtab_work_pools.host.run_groups import RunGroup
 from trimtab_work_pools.launchers import prefect_hooks
+from trimtab_work_pools.launchers.mark import write_mark
 from trimtab_work_pools.launchers.protocol import Order
 
 __all__ = ["SetUpFailed", "read_only_at_start", "search_path", "set_up"]
@@ -102,6 +105,9 @@ def set_up(order: Order, stdio: Mapping[str, int]) -> None:
         SetUpFailed: the working directory, the environment or Prefect's settings in it cannot be used.
     """
     os.setsid()
+    if order.group:
+        RunGroup(Path(order.group)).enter(os.getpid())
+    write_mark(order.env.get(MARK, ""))
     _signals()
     # Shown by ps and top, where all runs would have the parent's name.
     with suppress(OSError):

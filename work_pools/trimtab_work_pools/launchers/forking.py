@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
+from trimtab_work_pools.host.run_groups import RunGroup
 from trimtab_work_pools.launchers.errors import LaunchFailed, LaunchRefused, ParentUnfit
 from trimtab_work_pools.launchers.forked_run import ForkedRun
 from trimtab_work_pools.launchers.link import ParentLink, ParentLost, parent_environment
@@ -101,6 +102,7 @@ class ForkLauncher:
         cwd: Path | None = None,
         stdout: int | None = None,
         stderr: int | None = None,
+        group: RunGroup | None = None,
     ) -> ForkedRun:
         """Start the process of a run; returns when it is about to run the engine.
 
@@ -108,6 +110,7 @@ class ForkLauncher:
             flow_run_id: the run, which the server of `env` knows.
             env: the whole environment of the run; nothing of this process's is added.
             cwd: its working directory; this process's if None.
+            group: the control group that it enters before it does anything else; it goes without if it cannot.
             stdout, stderr: descriptors for its output; the caller may close them afterwards. This process's if None.
 
         Raises:
@@ -115,7 +118,7 @@ class ForkLauncher:
             LaunchFailed: the process died before the engine began. ParentUnfit: no parent can be started.
                 In all cases no flow code has run.
         """
-        order = Order(str(flow_run_id), _checked(env), str(cwd or Path.cwd()))
+        order = Order(str(flow_run_id), _checked(env), str(cwd or Path.cwd()), str(group.folder) if group else "")
         stdio = {name: fd for name, fd in (("stdout", stdout), ("stderr", stderr)) if fd is not None}
         for _ in range(_TRIES):
             link = await self._parent()

@@ -20,6 +20,7 @@ from trimtab_work_pools.launchers import prefect_hooks
 from trimtab_work_pools.launchers.child import read_only_at_start
 from trimtab_work_pools.launchers.errors import LaunchFailed, LaunchRefused, NeedsFreshInterpreter, ParentUnfit
 from trimtab_work_pools.launchers.forked_run import ForkedRun
+from trimtab_work_pools.launchers.mark import with_room
 from trimtab_work_pools.launchers.protocol import Message, Order, receive, send, write_order
 
 __all__ = ["ParentLink", "ParentLost", "parent_environment"]
@@ -235,4 +236,4 @@ def parent_environment(home: Path) -> dict[str, str]:
     env = prefect_hooks.own_environment(os.environ, str(home))
     # Without byte code Prefect is imported in 4.5 s instead of 1.1 s.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    return env
+    return with_room(env)

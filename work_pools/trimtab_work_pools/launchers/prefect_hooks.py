@@ -18,12 +18,32 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import certifi
+import httpx
 import pydantic
 
-__all__ = ["ENGINE", "cafile", "import_all", "own_environment", "rebuild", "report_before_signals", "run_engine"]
+from trimtab_work_pools.host.outbox import Outbox, Outcome
+from trimtab_work_pools.host.process_tree import MARK
+
+__all__ = [
+    "ENGINE",
+    "HOST_DIR",
+    "cafile",
+    "import_all",
+    "own_environment",
+    "rebuild",
+    "remember_ends",
+    "renew_credentials",
+    "report_before_signals",
+    "run_engine",
+]
+
+HOST_DIR = "TRIMTAB_HOST_DIR"
+_REFUSED = (401, 403)
+_EXIT_WITHIN_S = 10.0
 
 #: What the stock process worker runs with `python -m`.
 ENGINE = "prefect.engine"
@@ -64,6 +84,8 @@ class _Imported:
     """What is known of this process's Prefect since `import_all`."""
 
     logging: tuple[object, ...] = ()
+    remembered: bool = False
+    """How the run ended was written down, for the server did not take it."""
 
 
 _imported = _Imported()
@@ -175,6 +197,146 @@ def report_before_signals(flow_run_id: str) -> None:
     AsyncFlowRunEngine.handle_success = handle_success_async  # type: ignore[method-assign]
 
 
+def remember_ends(outbox: Outbox, claim_id: str) -> None:
+    """Have the engine write down how a run ended where the server does not take the report; its worker delivers it.
+
+    Without this the run, whose work is done, would be run again. A failure that is to be tried again is none of these:
+    there the server has a say.
+    """
+    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
+    from prefect.settings import PREFECT_API_URL
+    from prefect.states import to_state_create
+
+    set_state, set_state_async = FlowRunEngine.set_state, AsyncFlowRunEngine.set_state
+
+    def remembered(engine: Any, state: State[Any], error: Exception) -> bool:
+        run: FlowRun | None = engine.flow_run
+        if run is None or not _is_the_end(run, state):
+            return False
+        made = to_state_create(state)
+        made.state_details.flow_run_id = run.id
+        told = made.model_dump(mode="json", serialize_as_any=True)
+        try:
+            outbox.put(Outcome(str(run.id), claim_id, run.run_count, str(PREFECT_API_URL.value()).rstrip("/"), told))
+        except OSError:
+            return False
+        _imported.remembered = True
+        engine.logger.error("This run has ended as %s. Its worker reports that later: %s", state.name, error)
+        run.state, run.state_name, run.state_type = state, state.name, state.type
+        return True
+
+    def set_state_or_remember(self: Any, state: State[Any], force: bool = False) -> State[Any]:
+        try:
+            return set_state(self, state, force=force)
+        except httpx.HTTPError as error:
+            if not remembered(self, state, error):
+                raise
+        self.call_hooks(state)
+        return state
+
+    async def set_state_or_remember_async(self: Any, state: State[Any], force: bool = False) -> State[Any]:
+        try:
+            return await set_state_async(self, state, force=force)
+        except httpx.HTTPError as error:
+            if not remembered(self, state, error):
+                raise
+        await self.call_hooks(state)
+        return state
+
+    FlowRunEngine.set_state = set_state_or_remember  # type: ignore[method-assign]
+    AsyncFlowRunEngine.set_state = set_state_or_remember_async  # type: ignore[method-assign]
+
+
+def _is_the_end(run: Any, state: Any) -> bool:
+    if state.is_completed():
+        return True
+    retries = run.empirical_policy.retries or 0
+    return bool(state.is_failed() and run.run_count > retries)
+
+
+def renew_credentials() -> None:
+    """Have the clients of this process look for other credentials when the server refuses theirs, and ask again."""
+    from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+
+    send, send_async = PrefectHttpxSyncClient.send, PrefectHttpxAsyncClient.send
+    if getattr(send, "renews", False):
+        return
+
+    def send_renewed(self: Any, request: httpx.Request, *args: Any, **kwargs: Any) -> httpx.Response:
+        try:
+            return _accepted(send(self, request, *args, **kwargs))
+        except httpx.HTTPStatusError as error:
+            if not _renewed(self, request, error):
+                raise
+        return _accepted(send(self, request, *args, **kwargs))
+
+    async def send_renewed_async(self: Any, request: httpx.Request, *args: Any, **kwargs: Any) -> httpx.Response:
+        try:
+            return _accepted(await send_async(self, request, *args, **kwargs))
+        except httpx.HTTPStatusError as error:
+            if not _renewed(self, request, error):
+                raise
+        return _accepted(await send_async(self, request, *args, **kwargs))
+
+    send_renewed.renews = True  # type: ignore[attr-defined]
+    PrefectHttpxSyncClient.send = send_renewed  # type: ignore[method-assign]
+    PrefectHttpxAsyncClient.send = send_renewed_async  # type: ignore[method-assign]
+
+
+def _accepted(response: httpx.Response) -> httpx.Response:
+    from trimtab_work_pools.server.credentials import CREDENTIALS
+
+    if response.status_code not in _REFUSED:
+        CREDENTIALS.was_accepted()
+    return response
+
+
+def _renewed(client: Any, request: httpx.Request, error: httpx.HTTPStatusError) -> bool:
+    """Whether the request may be sent again: there are other credentials by now."""
+    from trimtab_work_pools.server.credentials import CREDENTIALS
+
+    if error.response.status_code not in _REFUSED:
+        return False
+    header = CREDENTIALS.other_than(request.headers.get("Authorization", ""))
+    if header is None:
+        CREDENTIALS.was_refused(error.response.status_code, str(client.base_url))
+        return False
+    request.headers["Authorization"] = client.headers["Authorization"] = header
+    _forget_event_clients()
+    return True
+
+
+def _forget_event_clients() -> None:
+    """A client of events has the credentials that it was made with; the next event makes a new one."""
+    from prefect.events.worker import EventsWorker
+
+    services: Any = EventsWorker
+    with services._instance_cache_lock:
+        for key, made in list(services._instances.items()):
+            if isinstance(made, EventsWorker):
+                del services._instances[key]
+
+
+def _leave_soon() -> None:
+    """At its exit Prefect tries to send what is left of logs and events, for minutes where it is refused. The run has
+    ended, and its devices are waited for.
+    """
+    late = threading.Timer(_EXIT_WITHIN_S, os._exit, [0])
+    late.daemon = True
+    late.start()
+
+
+def _tell_no_ends() -> None:
+    """In a fork of a run (a worker of a data loader): SIGTERM ends it, and not, by the engine's handler that it has
+    inherited, the run: it would report that the run has crashed, also of one that has completed.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if str(getattr(handler, "__module__", "")).startswith(("prefect.", "trimtab_work_pools.launchers.")):
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def _sigterm_waits() -> Iterator[None]:
     """One that comes meanwhile is sent again if the body fails; else the run has ended, and it has nothing to end."""
@@ -199,10 +361,21 @@ def run_engine(flow_run_id: str) -> None:
     Raises:
         SystemExit: with the engine's exit code. TerminationSignal, and what else the engine lets through.
     """
+    from trimtab_work_pools.server.credentials import CREDENTIALS
+
     os.environ["PREFECT__FLOW_RUN_ID"] = flow_run_id
     # As in a new interpreter, where a module that imports the engine gets a second copy of it.
     sys.modules.pop(ENGINE, None)
     report_before_signals(flow_run_id)
+    if HOST_DIR in os.environ:
+        remember_ends(Outbox(Path(os.environ[HOST_DIR])), os.environ.get(MARK, ""))
+    CREDENTIALS.silent = True
+    renew_credentials()
+    os.register_at_fork(after_in_child=_tell_no_ends)
     sys.argv[:] = [ENGINE]
     sys.orig_argv[:] = [sys.executable, "-m", ENGINE]
-    runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
+    finally:
+        if _imported.remembered:
+            _leave_soon()

@@ -43,11 +43,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Order:
-    """What a new process is to be: its whole environment, its working directory."""
+    """What a new process is to be: its whole environment, its working directory, the folder of its control group."""
 
     flow_run_id: str
     env: dict[str, str]
     cwd: str
+    group: str = ""
 
 
 def send(channel: socket.socket, kind: str, fds: Sequence[int] = (), **fields: Any) -> None:

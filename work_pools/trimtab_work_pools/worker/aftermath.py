@@ -65,6 +65,9 @@ class Aftermath:
             return
         if await completed_after_all(self._client, run):
             return
+        if run.state and run.state.is_cancelling():  # whoever was to say so has not
+            await self._control.cancelled(run_id)
+            return
         before = {cause: _count(run.labels, cause) for cause in Cause}
         ended = Ended(
             exit_code,

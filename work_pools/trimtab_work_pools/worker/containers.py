@@ -27,7 +27,9 @@ from docker.models.containers import Container
 from prefect.logging import get_logger
 
 from trimtab_blocks.settings import SettingError
-from trimtab_work_pools.worker.host_claims import HostClaim, claim_from_text, claim_to_text, created_s
+from trimtab_work_pools.host.process import find
+from trimtab_work_pools.worker.container_output import Shown
+from trimtab_work_pools.worker.host_claims import HostClaim, claim_from_text, claim_to_text
 from trimtab_work_pools.worker.lives import End
 from trimtab_work_pools.worker.stopping import Send
 
@@ -37,6 +39,8 @@ _ID, _CLAIM = "trimtab.claim-id", "trimtab.claim"
 _AGAIN_S, _PING_S = 2.0, 5.0
 _MIB = 1024 * 1024
 _SIGNALS = 64
+_TAIL = 20
+"""Lines by which it is seen whether all was shown."""
 _T = TypeVar("_T")
 _ERRORS = (docker.errors.DockerException, requests.RequestException)
 
@@ -102,9 +106,24 @@ class Containers:
                 self._remove(container)
                 return None
             pid = _visible_pid(container)
-            return replace(claim, container=str(container.id), pid=pid, pid_created_s=created_s(pid) if pid else 0.0)
+            return replace(claim, container=str(container.id), pid=pid, pid_ticks=find(pid).ticks)
 
         return await self._persistently(read)
+
+    def pids(self, claim: HostClaim) -> list[int]:
+        """What the engine's host sees of it, where that is this PID name space."""
+        try:
+            container = self._find(claim.claim_id)
+            rows = container.top(ps_args="-eo pid").get("Processes") or [] if container and claim.pid else []
+        except _ERRORS:
+            return []
+        return sorted(int(row[0]) for row in rows)
+
+    def glance(self, claims: Collection[HostClaim]) -> None:
+        """The engine knows what belongs to a container."""
+
+    async def clear(self, claim: HostClaim, grace_s: float, stuck: Callable[[str], None]) -> None:
+        """A container has ended with all of its processes: the engine sees to that."""
 
     def sender(self, claim: HostClaim) -> Send:
         """In the background: the engine may take its time."""
@@ -131,6 +150,20 @@ class Containers:
         detail = stats.get("stats", {})
         cache = detail.get("total_inactive_file", detail.get("inactive_file", 0))  # version 1 of cgroups, version 2
         return max(0, int(stats["usage"]) - int(cache)) // _MIB
+
+    def follow(self, container_id: str, shown: Shown) -> None:
+        """Shows what the container prints, until it ends or the engine breaks off. Blocks."""
+        with contextlib.suppress(*_ERRORS):
+            shown.follow(self._client.containers.get(container_id).logs(stream=True))
+
+    async def show_rest(self, container_id: str, shown: Shown) -> None:
+        """Once it has ended: what was not shown yet."""
+
+        def read() -> None:
+            container = self._client.containers.get(container_id)
+            shown.complete(container.logs(tail=_TAIL), container.logs)
+
+        await self._persistently(read)
 
     def discard(self, claim_id: str) -> None:
         """Takes away what was made for a run that could not be started. Blocks."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import anyio
@@ -38,11 +38,14 @@ from prefect.types._datetime import DateTime, from_timestamp
 from trimtab_blocks.paging import PAGE, all_by_offset
 from trimtab_work_pools.advertise import Advertisement, Board
 from trimtab_work_pools.demand.merge import Source
+from trimtab_work_pools.host.clock import SYSTEM, Clock
+from trimtab_work_pools.host.outbox import Outcome
 from trimtab_work_pools.queue.workload import Limit, Policy
 from trimtab_work_pools.resources import Demand
 from trimtab_work_pools.rules.known_nodes import KEPT_S
 from trimtab_work_pools.server.demands import Demands, UnknownDemand
 from trimtab_work_pools.server.notices import Notices
+from trimtab_work_pools.server.server_clock import ServerClock
 from trimtab_work_pools.wishes import DemandError
 from trimtab_work_pools.worker.endings import completed_after_all
 from trimtab_work_pools.worker.picking import GANG, NODE, Queued
@@ -59,17 +62,19 @@ __all__ = [
     "server_answers",
 ]
 
+_T = TypeVar("_T")
 _NEXT: Mapping[str, Any] = {"GangEnded": Cancelled, "GangFailed": Failed}
 """What becomes of runs that are stopped for such a reason; of all others: they are scheduled."""
 RETRIES = "AwaitingRetry"
 """Name of the state of a run between two tries of its flow."""
 _TRY_AGAIN_S, _TRY_AGAIN_AT_MOST_S = 1.0, 30.0
-_SAME_CLOCK_S = 3.0
 _AWAY = (
+    httpx.codes.UNAUTHORIZED,
+    httpx.codes.FORBIDDEN,
     httpx.codes.REQUEST_TIMEOUT,
     httpx.codes.TOO_MANY_REQUESTS,
 )
-"""What a server answers that takes the same at another time."""
+"""What a server answers that takes the same at another time, or from somebody whose credentials it knows."""
 _PAGE = 200
 _MOST = 5000
 """Runs read at most: beyond them, what waits is too far behind to start now."""
@@ -103,16 +108,16 @@ class Queues:
 class ControlPlane:
     """One work pool on one server."""
 
-    def __init__(self, client: PrefectClient, pool: str) -> None:
+    def __init__(self, client: PrefectClient, pool: str, clock: Clock = SYSTEM) -> None:
         self._client, self._pool = client, pool
         self.notices, self._gone = Notices(self._call, pool), Notices(self._call, pool, "gone")
         self.demands = Demands(client, pool)
-        self._ahead_s = 0.0
+        self._clock = ServerClock(clock)
         self._pool_resource = ""
 
     def now_s(self) -> float:
-        """Seconds since the epoch by the server's clock: a host whose clock is wrong must not expire all others."""
-        return time.time() + self._ahead_s
+        """Seconds since the epoch by the server's clock."""
+        return self._clock.now_s()
 
     async def pool_resource(self) -> str:
         """By which events name the pool. Raises ObjectNotFound while there is none."""
@@ -316,21 +321,70 @@ class ControlPlane:
             return False
         return True
 
-    async def back_to_queue(self, run_id: UUID, name: str, message: str) -> None:
-        """A run whose process has gone waits again; a member of a gang that has ended does not. A run that has ended of
-        itself, or was cancelled, stays so.
+    async def deliver(self, outcome: Outcome) -> str:
+        """Tells how a run ended that could not be told then; what has become of it, in words. One that somebody has
+        started again since stays as it is.
+        """
+        run_id = UUID(outcome.run_id)
+        try:
+            run = await self._client.read_flow_run(run_id)
+        except ObjectNotFound:
+            return "it was deleted"
+        if run.state and run.state.is_final() and not run.state.is_crashed():
+            return f"it had ended already ({run.state.name})"
+        if run.run_count > outcome.run_count:
+            return "it was started again meanwhile"
+        body = {"state": outcome.state, "force": True}
+        await self._client.request("POST", "/flow_runs/{id}/set_state", path_params={"id": run_id}, json=body)
+        return f"it has ended as {outcome.state.get('name')}"
+
+    async def back_to_queue(self, run_id: UUID, name: str, message: str) -> str:
+        """A run whose process has gone waits again; a member of a gang that has ended does not. One that is being
+        cancelled is Cancelled now. A run that has ended of itself, or was cancelled, stays so.
+
+        Returns what has become of it, in words.
+        """
+        try:
+            run = await self._client.read_flow_run(run_id)
+        except ObjectNotFound:
+            return "it was deleted"
+        if await completed_after_all(self._client, run):
+            return "it had completed"
+        state: Any = run.state
+        if state is None or (state.is_final() and not state.is_crashed()):
+            return f"it had ended already ({state.name if state else 'without a state'})"
+        if state.is_cancelling():
+            return await self._cancelled(run_id)
+        if _waits(run):
+            return f"it waits already ({state.name})"
+        make: Any = _NEXT.get(name, Scheduled)
+        await self._client.set_flow_run_state(run_id, make(name=name, message=message), force=True)
+        return "it goes back to the queue" if make is Scheduled else f"it is {name}"
+
+    async def cancelled(self, run_id: UUID) -> None:
+        """For a run that was to be cancelled and has no process any more: Prefect's engine may have called that a
+        crash. One that has ended in another way stays so.
         """
         try:
             run = await self._client.read_flow_run(run_id)
         except ObjectNotFound:
             return
-        if await completed_after_all(self._client, run):
-            return
-        state: Any = run.state
-        ended = state is None or (state.is_final() and not state.is_crashed())
-        if not ended and not (state and (_waits(run) or state.type is StateType.CANCELLING)):
-            make: Any = _NEXT.get(name, Scheduled)
-            await self._client.set_flow_run_state(run_id, make(name=name, message=message), force=True)
+        if run.state and (run.state.is_cancelling() or run.state.is_crashed() or not run.state.is_final()):
+            await self._cancelled(run_id)
+
+    async def _cancelled(self, run_id: UUID) -> str:
+        state: Any = Cancelled(message="Flow run was cancelled successfully.")
+        await self._client.set_flow_run_state(run_id, state, force=True)
+        return "it was being cancelled, and is Cancelled now"
+
+    async def cancelling(self, run_ids: Collection[UUID]) -> list[FlowRun]:
+        """Those of these runs that are to be cancelled."""
+        to_cancel = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING]))
+        ids, found = list(run_ids), list[FlowRun]()
+        for start in range(0, len(ids), _PAGE):
+            wanted = FlowRunFilter(id=FlowRunFilterId(any_=ids[start : start + _PAGE]), state=to_cancel)
+            found += await self._client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE)
+        return found
 
     async def waits_again(self, run: FlowRun, name: str, message: str) -> None:
         """A claim that is given back before anything was started: the run keeps its place, as `run` was before."""
@@ -347,7 +401,9 @@ class ControlPlane:
         except ObjectNotFound:
             return
         state: Any = run.state
-        if state is None or not (state.is_final() or _waits(run) or state.type is StateType.CANCELLING):
+        if state is not None and state.is_cancelling():
+            await self._cancelled(run_id)
+        elif state is None or not (state.is_final() or _waits(run)):
             crashed: Any = Crashed(message=message)
             await self._client.set_flow_run_state(run_id, crashed, force=True)
 
@@ -361,8 +417,7 @@ class ControlPlane:
                 return None
             raise
         with contextlib.suppress(KeyError, ValueError, TypeError):
-            ahead_s = parsedate_to_datetime(response.headers["date"]).timestamp() - time.time()
-            self._ahead_s = ahead_s if abs(ahead_s) > _SAME_CLOCK_S else 0.0
+            self._clock.heard(parsedate_to_datetime(response.headers["date"]).timestamp())
         return response
 
 
@@ -389,18 +444,22 @@ async def server_answers() -> None:
     async with get_client() as client:
 
         async def ask() -> None:
-            await client._client.get("/health")
+            await client.read_work_pools(limit=1)
 
-        await persistently(ask, "the Prefect server answers")
+        await persistently(ask, "the Prefect server answers", refused_is_raised=True)
 
 
 def refused(error: httpx.HTTPError) -> bool:
     """Whether the server does not want what it was asked for; else it is away, and can be asked again."""
-    status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+    status = _status(error)
     return 400 <= status < 500 and status not in _AWAY
 
 
-async def persistently(write: Callable[[], Awaitable[None]], what: str, refused_is_raised: bool = False) -> None:
+def _status(error: httpx.HTTPError) -> int:
+    return error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+
+
+async def persistently(write: Callable[[], Awaitable[_T]], what: str, refused_is_raised: bool = False) -> _T | None:
     """Writes to the server, however long that is away. What the server refuses is logged and given up, or raised."""
     logger, pause_s = get_logger("trimtab.worker"), _TRY_AGAIN_S
     while True:
@@ -412,12 +471,16 @@ async def persistently(write: Callable[[], Awaitable[None]], what: str, refused_
             logger.info("%s is not there any more (%s): nothing to do", what, error)
             return None
         except httpx.HTTPError as error:
+            not_known = _status(error) in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
+            if refused_is_raised and not_known:
+                raise
             if refused(error):
                 if refused_is_raised:
                     raise
                 logger.error("The Prefect server refuses this (%s): %s", what, error)
                 return None
             why = str(error) or type(error).__name__
-            logger.warning("Not yet (%s): %s. Tried again in %g s.", what, why, pause_s)
+            say = logger.debug if not_known else logger.warning  # credentials that are refused are said once, elsewhere
+            say("Not yet (%s): %s. Tried again in %g s.", what, why, pause_s)
         await anyio.sleep(pause_s)
         pause_s = min(2 * pause_s, _TRY_AGAIN_AT_MOST_S)

@@ -22,6 +22,8 @@ from prefect.client.schemas.objects import FlowRun
 from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.advertise import Advertisement, current
 from trimtab_work_pools.diagnosis import Cause
+from trimtab_work_pools.host.directory import HostDirError
+from trimtab_work_pools.host.process import find
 from trimtab_work_pools.ledger import Holding, Ledger
 from trimtab_work_pools.lost import superseded
 from trimtab_work_pools.resources import CapacityError, Node, Placement
@@ -35,7 +37,7 @@ from trimtab_work_pools.worker.control_plane import Waiting, persistently, refus
 from trimtab_work_pools.worker.fencing import Fencing, boot_s
 from trimtab_work_pools.worker.gang import Gangs
 from trimtab_work_pools.worker.held_runs import HeldRuns
-from trimtab_work_pools.worker.host_claims import HostClaim, created_s
+from trimtab_work_pools.worker.host_claims import HostClaim
 from trimtab_work_pools.worker.lives import Lives
 from trimtab_work_pools.worker.lost_hosts import LostHosts
 from trimtab_work_pools.worker.pace import ADVERTISED_S, RENEW_S
@@ -152,7 +154,7 @@ class Dispatcher(HeldRuns):
             await self._look_at_lives()
             ledger = await self._ledger()
             await self._advertise(ledger)
-            alive = {claim.holding.run_id for claim in self._claims.all() if claim.running}
+            alive = {claim.holding.run_id for claim in self._all() if claim.running}
             running = [claim.holding for run_id, claim in self._mine.items() if run_id in alive]
             began_s = time.monotonic()
             peers = await self._planning.with_peers(self._advertisement(ledger))
@@ -173,7 +175,6 @@ class Dispatcher(HeldRuns):
             runs = self._claim(ledger, picked, queued, room, busy)
             found = [one.flow_run for run_id in runs for one in waiting if str(one.flow_run.id) == run_id]
             self._make_way(picked)
-            self.stopping.press()
             if runs:
                 self.wake()  # what was picked starts first; peers and people are told in the round after
             elif self._planning.leads:
@@ -205,7 +206,7 @@ class Dispatcher(HeldRuns):
         """Claims the devices of what is to start; what another worker on this host has taken meanwhile is left."""
         by_id = {one.run_id: one for one in queued}
         runs: list[str] = []
-        for run_id, placement in picked.starts if not (self._draining or self._closed) else ():
+        for run_id, placement in picked.starts if not (self._draining or self._withdrawn or self._closed) else ():
             if room is not None and len(runs) >= room:
                 break
             if run_id in busy:
@@ -216,7 +217,12 @@ class Dispatcher(HeldRuns):
             except CapacityError as error:
                 self._logger.info("Run %s does not fit any more: %s", run_id, error)
                 continue
-            if self._claims.acquire(claim):
+            try:
+                acquired = self._claims.acquire(claim)
+            except HostDirError as error:
+                self._withdraw(str(error))
+                break
+            if acquired:
                 self._mine[run_id] = claim
                 runs.append(run_id)
         return runs
@@ -228,12 +234,10 @@ class Dispatcher(HeldRuns):
         demand = replace(queued.demand, nodes=1)  # of a gang, this is the part of one node
         holding = Holding(queued.run_id, demand, placement, queued.submitted_s, now_s, claim_id)
         devices = tuple((uuids[grant.index], grant.share_milli) for grant in placement.grants)
-        pid = os.getpid()
-        born_s = created_s(pid)
-        made = HostClaim(
-            claim_id, self._worker, pid, self._pool, holding, devices, time.time(), born_s, server=self._server
-        )
-        return replace(made, in_container=self._lives.in_containers)
+        own = find(os.getpid())
+        made = HostClaim(claim_id, self._worker, own.pid, own.ticks, self._pool, holding, devices)
+        contained = self._lives.in_containers
+        return replace(made, boot_id=self._clock.boot_id, server=self._server, in_container=contained)
 
     def _give_up(self, running: list[Holding], peers: list[Advertisement], waiting: list[Waiting]) -> None:
         """Ends runs at once that were given to others while this worker was away. `running` are as they were before
@@ -313,5 +317,5 @@ class Dispatcher(HeldRuns):
 
     def _advertisement(self, ledger: Ledger) -> Advertisement:
         expires_s = self._now_s() + ADVERTISED_S
-        closed = self._draining or bool(self._closed)
+        closed = self._draining or bool(self._withdrawn or self._closed)
         return Advertisement(self._worker, ledger.node, ledger.holdings, expires_s, closed, self._claims.host)

@@ -24,7 +24,7 @@ class Drain:
     """Set off by the first signal; a second one ends the worker as Prefect would."""
 
     def __init__(self, dispatcher: Dispatcher, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
-        self.draining = False
+        self.draining = self.forced = False
         self._dispatcher, self._logger = dispatcher, logger
         self._before: dict[signal.Signals, _Handler] = {}
         self._worker: asyncio.Task[Any] | None = None
@@ -58,6 +58,7 @@ class Drain:
 
     async def _run(self) -> None:
         if self.draining:
+            self.forced = True
             self._leave()
             return
         self.draining = True

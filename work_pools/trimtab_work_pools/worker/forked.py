@@ -1,11 +1,17 @@
-"""Runs a claimed flow run in a process forked by `launchers`, under the same executor as Prefect's process worker."""
+"""Runs a claimed flow run in a process of its own, under the same executor as Prefect's process worker.
+
+Unlike Prefect's, the process does not depend on the worker: a worker that is ended by an error leaves it to the next.
+Whatever ends the run ends all of its processes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -13,32 +19,84 @@ import anyio.abc
 from prefect.client.schemas.objects import FlowRun
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorkerResult
 
+from trimtab_work_pools.host.process import find
+from trimtab_work_pools.host.process_tree import ProcessTree
 from trimtab_work_pools.launchers.errors import LaunchError
 from trimtab_work_pools.launchers.forked_run import ForkedRun
 from trimtab_work_pools.launchers.forking import ForkLauncher
+from trimtab_work_pools.launchers.fresh import launch_fresh
 from trimtab_work_pools.worker.prefect_hooks import (
-    ControlChannel,
     FlowRunExecutionResult,
     FlowRunExecutorContext,
     ProcessHandle,
+    Workspace,
+    command_line,
     engine_environment,
     load_flow_from_flow_run,
 )
 
-__all__ = ["run_forked"]
+__all__ = ["RunProcess", "run_forked", "run_fresh"]
+
+_LEFT_BEHIND_S, _WAITS_S = 5.0, 20.0
+"""Between SIGTERM and SIGKILL for what a run leaves behind; and after that its end is reported all the same."""
+
+Launch = Callable[[dict[str, str], Path], Awaitable[ForkedRun]]
+"""Starts a process with this whole environment, in this folder."""
+
+
+@dataclass(frozen=True)
+class RunProcess:
+    """What a worker knows of a run whose process is to be started.
+
+    `superseded`: whether it is another host's by now; it is not reported as crashed then. `leave`: whether its
+    processes go on if the worker is ended under it.
+    """
+
+    tree: ProcessTree
+    superseded: Callable[[], bool]
+    leave: Callable[[], bool]
+
+
+class _Scope:
+    """How Prefect's process manager ends a run: all of its processes, not only the first.
+
+    It also ends what still runs when its own task is cancelled; after `left` it does not.
+    """
+
+    wait_after_graceful_kill = True
+
+    def __init__(self, tree: ProcessTree) -> None:
+        self._tree = tree
+        self.left = False
+
+    def is_alive(self, _pid: int) -> bool:
+        return bool(self._tree.look())
+
+    def graceful_kill(self, _pid: int) -> None:
+        self._send(signal.SIGTERM)
+
+    def hard_kill(self, _pid: int) -> None:
+        self._send(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.left or not self._tree.send(number):
+            raise ProcessLookupError
 
 
 class _Process:
-    """A forked run as Prefect's process manager knows processes: it asks for these two."""
+    """A run's first process as Prefect's process manager knows processes: it asks for these two."""
 
-    def __init__(self, forked: ForkedRun, superseded: Callable[[], bool]) -> None:
-        self._forked, self._superseded = forked, superseded
-        self.pid = forked.pid
+    def __init__(self, run: ForkedRun, superseded: Callable[[], bool]) -> None:
+        self._run, self._superseded = run, superseded
+        self.pid = run.pid
 
     @property
     def returncode(self) -> int | None:
         """0 if the run is another host's by now: else Prefect would report that one as crashed."""
-        return 0 if self._superseded() and self._forked.returncode is not None else self._forked.returncode
+        return 0 if self._superseded() and self._run.returncode is not None else self._run.returncode
 
 
 class _Starter:
@@ -46,31 +104,39 @@ class _Starter:
 
     def __init__(
         self,
-        launcher: ForkLauncher,
-        env: Mapping[str, str | None],
+        launch: Launch,
+        process: RunProcess,
+        environment: Callable[[], Mapping[str, str | None]],
         folder: Path,
-        channel: ControlChannel | None,
         refused: list[LaunchError],
-        superseded: Callable[[], bool],
+        give_up: Callable[[], object],
     ) -> None:
-        self._superseded = superseded
-        self._launcher, self._env, self._folder, self._channel = launcher, env, folder, channel
-        self._refused = refused
+        self._launch, self._process, self._environment, self._folder = launch, process, environment, folder
+        self._refused, self._give_up = refused, give_up
 
     async def start(
-        self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED
+        self, _flow_run: FlowRun, task_status: anyio.abc.TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        env = {**os.environ, **self._env, **engine_environment(flow_run.id, self._channel)}
-        given = {name: value for name, value in env.items() if value is not None}
+        given = {name: value for name, value in self._environment().items() if value is not None}
         try:
-            forked = await self._launcher.launch(flow_run.id, given, self._folder)
-        except LaunchError as error:
-            self._refused.append(error)
-            if self._channel is not None:
-                self._channel.unregister(flow_run.id)
+            run = await self._launch(given, self._folder)
+        except BaseException as error:
+            if isinstance(error, LaunchError):
+                self._refused.append(error)
+            self._give_up()
             raise
-        task_status.started(ProcessHandle(_Process(forked, self._superseded)))  # type: ignore[arg-type]
-        await forked.wait()
+        tree = self._process.tree
+        tree.began(find(run.pid))
+        scope = _Scope(tree)
+        handle = _Process(run, self._process.superseded)
+        task_status.started(ProcessHandle(handle, termination_scope=scope))  # type: ignore[arg-type]
+        try:
+            await run.wait()
+            with anyio.move_on_after(_LEFT_BEHIND_S + _WAITS_S):
+                await tree.end(_LEFT_BEHIND_S)
+        except BaseException:  # the worker is ended under it
+            scope.left = self._process.leave()
+            raise
 
 
 async def run_forked(
@@ -78,39 +144,79 @@ async def run_forked(
     flow_run: FlowRun,
     configuration: ProcessJobConfiguration,
     task_status: anyio.abc.TaskStatus[int],
-    superseded: Callable[[], bool],
+    process: RunProcess,
 ) -> ProcessWorkerResult:
-    """As `ProcessWorker.run`; a run that is `superseded` is not reported as crashed when it ends.
+    """As `ProcessWorker.run`, in a process forked by `launcher`.
 
     Raises LaunchError, before anything has run, if a fork cannot do it.
     """
+
+    async def launch(env: dict[str, str], folder: Path) -> ForkedRun:
+        return await launcher.launch(flow_run.id, env, folder, group=process.tree.group)
+
     refused: list[LaunchError] = []
-    folder = contextlib.nullcontext(str(configuration.working_dir)) if configuration.working_dir else None
     try:
-        with folder or tempfile.TemporaryDirectory(suffix="prefect") as directory:
-            return await _run(
-                launcher, flow_run, configuration, Path(directory).resolve(), task_status, refused, superseded
-            )
+        with _folder(configuration) as folder:
+            return await _run(launch, flow_run, configuration, folder, task_status, process, refused, None)
     except BaseExceptionGroup:  # Prefect's task groups wrap it
         if refused:
             raise refused[0] from None
         raise
 
 
+async def run_fresh(
+    flow_run: FlowRun,
+    configuration: ProcessJobConfiguration,
+    task_status: anyio.abc.TaskStatus[int],
+    process: RunProcess,
+) -> ProcessWorkerResult:
+    """As `ProcessWorker.run`: a new program, the user's own command if the configuration has one."""
+    own = command_line(configuration)
+    output = configuration.stream_output
+    with _folder(configuration) as folder:
+        workspace = None if own else Workspace(flow_run, folder, configuration)
+        command = own or workspace.command if workspace else own
+        assert command is not None
+
+        async def launch(env: dict[str, str], folder: Path) -> ForkedRun:
+            return launch_fresh(command, env, folder, process.tree.group, output=output)
+
+        return await _run(launch, flow_run, configuration, folder, task_status, process, [], workspace)
+
+
+@contextlib.contextmanager
+def _folder(configuration: ProcessJobConfiguration) -> Iterator[Path]:
+    if configuration.working_dir:
+        yield Path(configuration.working_dir).resolve()
+    else:
+        with tempfile.TemporaryDirectory(suffix="prefect") as made:
+            yield Path(made).resolve()
+
+
 async def _run(
-    launcher: ForkLauncher,
+    launch: Launch,
     flow_run: FlowRun,
     configuration: ProcessJobConfiguration,
     folder: Path,
     task_status: anyio.abc.TaskStatus[int],
+    process: RunProcess,
     refused: list[LaunchError],
-    superseded: Callable[[], bool],
+    workspace: Workspace | None,
 ) -> ProcessWorkerResult:
     async with FlowRunExecutorContext() as context:
-        starter = _Starter(launcher, configuration.env, folder, context.control_channel, refused, superseded)
-        executor = context.create_executor(
-            flow_run, starter, resolve_flow=load_flow_from_flow_run, propose_submitting=False
-        )
+        channel = context.control_channel
+
+        def environment() -> dict[str, str | None]:
+            settings = engine_environment(flow_run.id, channel)
+            if workspace is not None:  # Prefect lets the run's own settings win only there
+                return {**os.environ, **settings, **configuration.env, **workspace.told(settings)}
+            return {**os.environ, **configuration.env, **settings}
+
+        starter = _Starter(launch, process, environment, folder, refused, lambda: channel.unregister(flow_run.id))
+        resolve = {"resolve_flow": load_flow_from_flow_run} if workspace is None else workspace.hooks()
+        if workspace is not None:
+            context.call_after_exit(workspace.close)
+        executor = context.create_executor(flow_run, starter, propose_submitting=False, **resolve)
         ended: list[FlowRunExecutionResult | None] = []
 
         async def execute(*, task_status: anyio.abc.TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import anyio
@@ -23,7 +22,7 @@ from trimtab_work_pools.launchers.errors import LaunchError, ParentUnfit
 from trimtab_work_pools.launchers.forking import ForkLauncher
 from trimtab_work_pools.launchers.prefect_hooks import cafile
 from trimtab_work_pools.launchers.ready_tls import ReadyContexts
-from trimtab_work_pools.worker.forked import run_forked
+from trimtab_work_pools.worker.forked import RunProcess, run_forked, run_fresh
 from trimtab_work_pools.worker.gpu_worker import GpuWorker
 from trimtab_work_pools.worker.merged_resources import MergedResources
 from trimtab_work_pools.worker.resources_form import DEVICE_IDS, DeviceIds, Resources
@@ -97,14 +96,17 @@ class GpuProcessWorker(GpuWorker, ProcessWorker):
     ) -> ProcessWorkerResult:
         await self._equip(flow_run, configuration)
         status = _Started(task_status, lambda pid: self._dispatcher.started(flow_run.id, pid))
+        process = self._dispatcher.process(flow_run.id)
+        run = RunProcess(
+            process, lambda: self._dispatcher.stopping.superseded(str(flow_run.id)), lambda: not self._drain.forced
+        )
         # A command of the user's own is a process of its own; else the one that is forked has Prefect imported already.
         if self._launcher is not None and not configuration._command_configured:
             try:
-                superseded = partial(self._dispatcher.stopping.superseded, str(flow_run.id))
-                return await run_forked(self._launcher, flow_run, configuration, status, superseded)
+                return await run_forked(self._launcher, flow_run, configuration, status, run)
             except LaunchError as refused:
                 self._logger.warning("Run %s is started as a fresh process: %s", flow_run.id, refused)
-        return await super().run(flow_run, configuration, status)
+        return await run_fresh(flow_run, configuration, status, run)
 
 
 class _Started:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import uuid
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -15,14 +16,18 @@ import anyio.abc
 import httpx
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 
 from trimtab_blocks.host_cache import CacheSettingError
 from trimtab_blocks.settings import SettingError
 from trimtab_work_pools.devices_env import UUID as BY_UUID
+from trimtab_work_pools.host.directory import HostDirError
 from trimtab_work_pools.inventory.host import LabelError
+from trimtab_work_pools.launchers.prefect_hooks import renew_credentials
 from trimtab_work_pools.queue.workload import WorkloadError
 from trimtab_work_pools.resources import CapacityError
 from trimtab_work_pools.runs.device_record import given_text
+from trimtab_work_pools.server.credentials import CREDENTIALS, refused_text
 from trimtab_work_pools.server.device_labels import DeviceLabels
 from trimtab_work_pools.worker.admission import NotAdmitted, not_started
 from trimtab_work_pools.worker.claiming import PREPARES_WITHIN_S, Preparation, server_was_away
@@ -47,12 +52,24 @@ else:
 
 __all__ = ["GpuWorker"]
 
-_REFUSALS = (SettingError, LabelError, CacheSettingError, NotAdmitted)
+_REFUSALS = (SettingError, LabelError, CacheSettingError, NotAdmitted, HostDirError)
 """Why a worker does not start, in a sentence for whoever started it."""
 
+_AGAIN_S = 5.0
 _PATIENCE = ("PREFECT_CLIENT_MAX_RETRIES", "8")
 """A run whose code has ended and cannot say so is run again. Prefect's clients wait twice as long before each try: with
 8 tries an outage of the server of eight minutes is waited for, with Prefect's own 5 one minute."""
+
+
+@contextlib.contextmanager
+def _refusal_is_said() -> Iterator[None]:
+    """Ends a worker that starts, and that the server does not let in, with one line."""
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            not_started(refused_text(error.response.status_code, str(PREFECT_API_URL.value())))
+        raise
 
 
 class GpuWorker(Base):
@@ -91,8 +108,28 @@ class GpuWorker(Base):
         except _REFUSALS as error:
             not_started(str(error))
             raise
-        await server_answers()
-        return await super().__aenter__()
+        CREDENTIALS.begin()
+        renew_credentials()
+        with _refusal_is_said():
+            await server_answers()
+            return await super().__aenter__()
+
+    async def sync_with_backend(self) -> None:
+        """A server that is away or refuses the credentials is asked again, for as long as that lasts."""
+        try:
+            await super().sync_with_backend()
+        except httpx.HTTPError as error:
+            if not self._joined:
+                raise
+            self._away(error)
+
+    def _away(self, error: httpx.HTTPError) -> None:
+        """The stock worker gives up after some of these; this one holds devices, and its runs go on."""
+        if not CREDENTIALS.refused:  # that is said already
+            why = str(error) or type(error).__name__
+            self._logger.warning(
+                "The Prefect server does not answer (%s); what runs goes on, and it is asked again", why
+            )
 
     async def setup(self) -> None:
         try:
@@ -109,8 +146,9 @@ class GpuWorker(Base):
         self._drain.watch_signals()
         assert self._runs_task_group is not None
         for claim in self._dispatcher.adopted():
-            self._runs_task_group.start_soon(self._await_adopted, claim)
-            self._runs_task_group.start_soon(self._dispatcher.gangs.watch_again, claim.holding.run_id)
+            run_id = claim.holding.run_id
+            self._runs_task_group.start_soon(self._guarded, self._dispatcher.await_adopted, claim)
+            self._runs_task_group.start_soon(self._guarded, self._dispatcher.gangs.watch_again, run_id)
         self._runs_task_group.start_soon(self._listen)
 
     async def _await_adopted(self, claim: HostClaim) -> None:
@@ -154,9 +192,13 @@ class GpuWorker(Base):
         with anyio.CancelScope() as scope:
             self._scheduled_task_scopes.add(scope)
             async with anyio.create_task_group() as listeners:
-                listeners.start_soon(self._dispatcher.listen)
-                listeners.start_soon(self._dispatcher.watch_usage)
-                listeners.start_soon(self._dispatcher.fencing.watch)
+                for watch in (
+                    self._dispatcher.listen,
+                    self._dispatcher.watch_usage,
+                    self._dispatcher.watch_neglected,
+                    self._dispatcher.fencing.watch,
+                ):
+                    listeners.start_soon(self._for_ever, watch)
                 async for _ in self._dispatcher.wakes():
                     try:
                         await self.get_and_submit_flow_runs()
@@ -175,16 +217,16 @@ class GpuWorker(Base):
                 float(self._prefetch_seconds), limited, room, busy, self.work_pool.is_paused
             )
         except httpx.HTTPError as error:
-            # The stock worker gives up after some of these; this one holds devices, and its runs go on.
-            self._logger.warning(
-                "The Prefect server does not answer (%s); what runs goes on, and it is asked again", error
-            )
+            self._away(error)
             return []
         except ObjectNotFound as error:  # it was deleted between two calls: what is known of it is read again
             self._logger.info("Something that was planned with is not there any more (%s); planned again", error)
             return []
         except (WorkloadError, CapacityError) as error:
             self._logger.error("What the workers of the pool advertise does not hold together (%s); read again", error)
+            return []
+        except Exception:
+            self._logger.exception("Nothing is picked in this round; what runs goes on, and it is tried again")
             return []
         return [Entry(run) for run in picked]  # type: ignore[misc]
 
@@ -216,23 +258,28 @@ class GpuWorker(Base):
         self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[int | Exception] | None = None
     ) -> Any:
         """Until the run begins, nothing is held for longer than the server takes to answer, if it is well."""
-        code, oom_killed, result = None, False, None
+        result, away = None, ""
         preparation = self._handed_over[flow_run.id] = Preparation()
-        away: str = ""
         try:
             with preparation.scope:
                 result = await super()._submit_run_and_capture_errors(flow_run, task_status)
-            code, oom_killed = getattr(result, "status_code", None), getattr(result, "oom_killed", False)
             away = await self._not_prepared(flow_run, preparation, result, task_status)
-            return result
-        finally:
-            with anyio.CancelScope(shield=True):
-                if away:
-                    await self._dispatcher.claiming.give_back(flow_run.id, away)
-                else:
-                    await self._dispatcher.ended(flow_run.id, code, oom_killed)
-                self._handed_over.pop(flow_run.id, None)
-                await self._device_labels.ended(flow_run.id)
+        except Exception:
+            self._logger.exception("What became of run %s could not be told", flow_run.id)
+        except BaseException:
+            if self._drain.forced:  # else an error ends the worker, and the run is the next worker's by its claim
+                with anyio.CancelScope(shield=True):
+                    await self._guarded(self._dispatcher.ended, flow_run.id)
+            raise
+        code, oom_killed = getattr(result, "status_code", None), getattr(result, "oom_killed", False)
+        with anyio.CancelScope(shield=True):
+            if away:
+                await self._guarded(self._dispatcher.claiming.give_back, flow_run.id, away)
+            else:
+                await self._guarded(self._dispatcher.ended, flow_run.id, code, oom_killed)
+            await self._guarded(self._device_labels.ended, flow_run.id)
+        self._handed_over.pop(flow_run.id, None)
+        return result
 
     async def _not_prepared(
         self,
@@ -274,6 +321,18 @@ class GpuWorker(Base):
         gpus = [device for device, _ in claim.devices]
         await self._device_labels.began(flow_run_id, claim.holding.placement.node, gpus, worker_labels(self))
 
+    async def _guarded(self, do: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """No error of ours ends the runs of this worker."""
+        try:
+            await do(*arguments)
+        except Exception:
+            self._logger.exception("Could not be done, and what runs goes on: %s%s", do.__qualname__, arguments)
+
+    async def _for_ever(self, watch: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await self._guarded(watch)
+            await anyio.sleep(_AGAIN_S)
+
     async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
         """The claim; of a gang, the claims of all. One that is lost gives the devices back at once."""
         won = False
@@ -314,5 +373,5 @@ class GpuWorker(Base):
         in_gang = bool(nodes) or GANG in flow_run.labels
         if in_gang:
             assert self._runs_task_group is not None
-            self._runs_task_group.start_soon(self._dispatcher.gangs.watch, flow_run, len(nodes))
+            self._runs_task_group.start_soon(self._guarded, self._dispatcher.gangs.watch, flow_run, len(nodes))
         return in_gang

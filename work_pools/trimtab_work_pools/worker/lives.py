@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Collection
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import anyio
+import anyio.to_thread
 
-from trimtab_work_pools.worker.host_claims import HostClaim, created_s
+from trimtab_work_pools.host.clock import SYSTEM, Clock
+from trimtab_work_pools.host.process import Process, read_row, rows
+from trimtab_work_pools.host.process_tree import ProcessTree
+from trimtab_work_pools.worker.host_claims import HostClaim, tree_of
 from trimtab_work_pools.worker.stopping import Send
 from trimtab_work_pools.worker.usage import memory_mib
 
@@ -50,8 +54,22 @@ class Lives(Protocol):
         """The claim with what is known of its run now; None if nothing of that is there any more."""
         ...
 
+    def pids(self, claim: HostClaim) -> list[int]:
+        """Of all that lives of the run, as far as it can be seen from here. May block for some ms."""
+        ...
+
+    def glance(self, claims: Collection[HostClaim]) -> None:
+        """Remembers what belongs to these runs now. May block for some ms."""
+        ...
+
     def sender(self, claim: HostClaim) -> Send:
-        """Sends signals to the run."""
+        """Sends signals to all of the run, in the background and in order."""
+        ...
+
+    async def clear(self, claim: HostClaim, grace_s: float, stuck: Callable[[str], None]) -> None:
+        """Ends what the run has left behind: SIGTERM, `grace_s` seconds, SIGKILL. Returns when nothing of it is left;
+        `stuck` is told, in words, what cannot be ended.
+        """
         ...
 
     async def end(self, claim: HostClaim) -> End:
@@ -68,6 +86,17 @@ class Processes:
 
     in_containers = False
 
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._trees: dict[str, ProcessTree] = {}
+        self._signals = ThreadPoolExecutor(1, thread_name_prefix="run-signals")
+
+    def tree(self, claim: HostClaim) -> ProcessTree:
+        """All processes of the run; what was seen of it before is remembered until it is cleared."""
+        tree = self._trees.setdefault(claim.claim_id, tree_of(claim))
+        tree.began(claim.main)
+        return tree
+
     def name(self, claim: HostClaim) -> str:
         return f"process {claim.pid}"
 
@@ -75,14 +104,40 @@ class Processes:
         return ""
 
     async def unknown(self, server: str, pool: str, known: Collection[str]) -> list[HostClaim]:
-        """None: a process does not say by which claim it is here."""
+        """None: a process does not say by which pool it is here."""
         return []
 
     async def look(self, claim: HostClaim) -> HostClaim | None:
-        return claim if claim.running else None
+        """A worker that was killed may have started a process that it could not write down any more."""
+        if claim.pid:
+            self.glance([claim])
+            return claim if claim.running else None
+        found = await anyio.to_thread.run_sync(self.tree(claim).look)
+        main = min(found, key=lambda one: (one.ticks, one.pid), default=None)
+        return replace(claim, pid=main.pid, pid_ticks=main.ticks) if main else None
+
+    def pids(self, claim: HostClaim) -> list[int]:
+        return self.tree(claim).pids()
+
+    def glance(self, claims: Collection[HostClaim]) -> None:
+        table = rows()
+        for claim in claims:
+            self.tree(claim).glance(table)
 
     def sender(self, claim: HostClaim) -> Send:
-        return partial(_signal, claim.pid, created_s(claim.pid))
+        tree = self.tree(claim)
+
+        def send(number: signal.Signals) -> None:
+            self._signals.submit(tree.send, number)
+
+        return send
+
+    async def clear(self, claim: HostClaim, grace_s: float, stuck: Callable[[str], None]) -> None:
+        def told(processes: frozenset[Process]) -> None:
+            stuck(", ".join(_state(one) for one in sorted(processes)))
+
+        await self.tree(claim).end(grace_s, self._clock, told)
+        self._trees.pop(claim.claim_id, None)
 
     async def end(self, claim: HostClaim) -> End:
         with contextlib.suppress(ProcessLookupError):
@@ -98,7 +153,6 @@ class Processes:
         return memory_mib(claim.pid)
 
 
-def _signal(pid: int, pid_created_s: float, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        if pid and created_s(pid) == pid_created_s > 0:
-            os.kill(pid, number)
+def _state(process: Process) -> str:
+    row = read_row(process.pid)
+    return f"process {process.pid} ({row.name}, state {row.state})" if row else f"process {process.pid}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -12,10 +14,16 @@ from prefect.exceptions import Abort
 from prefect.flows import load_flow_from_flow_run
 from prefect.runner._control_channel import ControlChannel
 from prefect.runner._flow_run_executor import FlowRunExecutionResult, FlowRunExecutorContext
+from prefect.runner._hook_runner import HookRunner
 from prefect.runner._process_manager import ProcessHandle
+from prefect.runner._workspace_runtime import WorkspaceSupervisorConfig, write_private_model
+from prefect.runner._workspace_starter import WorkspaceResolvingEngineCommandStarter
 from prefect.settings.context import get_current_settings
+from prefect.states import Cancelling
 from prefect.utilities.engine import propose_state
+from prefect.utilities.processutils import command_from_string, get_sys_executable
 from prefect.workers.base import BaseWorker
+from prefect.workers.process import ProcessJobConfiguration
 
 __all__ = [
     "OVERRIDDEN",
@@ -25,11 +33,14 @@ __all__ = [
     "FlowRunExecutionResult",
     "FlowRunExecutorContext",
     "ProcessHandle",
+    "Workspace",
+    "command_line",
     "engine_environment",
     "forget_submission",
     "load_flow_from_flow_run",
     "missing",
     "propose_state",
+    "run_cancellation_hooks",
     "worker_labels",
 ]
 
@@ -86,6 +97,52 @@ def engine_environment(run_id: UUID, channel: ControlChannel | None) -> dict[str
             port, token = channel.register(run_id)
             env |= {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
     return env
+
+
+async def run_cancellation_hooks(flow_run: FlowRun) -> None:
+    """Those of the run's flow, as Prefect's own worker runs them."""
+    hooks = HookRunner(resolve_flow=load_flow_from_flow_run)
+    await hooks.run_cancellation_hooks(flow_run, Cancelling(message="Flow run was cancelled."))
+
+
+def command_line(configuration: ProcessJobConfiguration) -> list[str] | None:
+    """The user's own command; None if the run is to be started as Prefect does."""
+    if not configuration._command_configured or configuration.command is None:
+        return None
+    return command_from_string(configuration.command)
+
+
+class Workspace(WorkspaceResolvingEngineCommandStarter):
+    """How Prefect (3.8) starts a run as a new program: one that does the pull steps, and becomes the engine.
+
+    Used for what it prepares; the program is started by us.
+    """
+
+    def __init__(self, flow_run: FlowRun, folder: Path, configuration: ProcessJobConfiguration) -> None:
+        super().__init__(
+            workspace_root=folder,
+            stream_output=configuration.stream_output,
+            source_cwd=folder,
+            environment=configuration.env,
+        )
+        write_private_model(
+            self._config_path,
+            WorkspaceSupervisorConfig(
+                flow_run_id=flow_run.id, workspace_root=folder, manifest_path=self._manifest_path, command=None
+            ),
+        )
+
+    @property
+    def command(self) -> list[str]:
+        return [get_sys_executable(), "-m", "prefect.runner._workspace_supervisor", str(self._config_path)]
+
+    def told(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Of `settings` (see `engine_environment`), what is not for the run to change."""
+        return {name: value for name, value in settings.items() if name.startswith("PREFECT__")}
+
+    def hooks(self) -> dict[str, Any]:
+        """For `FlowRunExecutorContext.create_executor`: hooks run in the workspace."""
+        return {"hook_runner": self.hook_runner}
 
 
 def _settings() -> dict[str, str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+from trimtab_work_pools.host.clock import SYSTEM, Clock
 
 __all__ = ["SUPERSEDED", "Send", "Stopping"]
 
 Send = Callable[[signal.Signals], None]
-"""Sends a signal to whatever a run lives in; nothing happens if that has gone."""
+"""Sends a signal to all of what a run lives in; nothing happens if that has gone."""
 
 SUPERSEDED = "Superseded"
 """Why a run is ended here that is somebody else's now: it is killed, and nothing of it is told to the server."""
@@ -25,24 +26,28 @@ class _Told:
 
 
 class Stopping:
-    """Runs that have been told to stop, and what they will be called when they wait again."""
+    """Runs that have been told to stop, and what they will be called when they wait again.
 
-    def __init__(self) -> None:
+    Each has its time by `clock.awake_s`: a host that sleeps takes nothing of it.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
         self._told: dict[str, _Told] = {}
 
     def told(self, run_id: str) -> bool:
         """Whether it has been told already."""
         return run_id in self._told
 
-    def times(self) -> dict[str, float]:
-        """Until when each is given (s since the epoch)."""
-        return {run_id: told.until_s for run_id, told in self._told.items()}
+    def left_s(self) -> dict[str, float]:
+        """How long each still has; below 0 if its time is over."""
+        return {run_id: told.until_s - self._clock.awake_s() for run_id, told in self._told.items()}
 
     def tell(self, run_id: str, send: Send | None, name: str, why: str, grace_s: float) -> None:
         """Sends SIGTERM: Prefect raises TerminationSignal in the flow, which may write its state. None: it has not
         started yet.
         """
-        self._told[run_id] = _Told(send, name, why, time.time() + grace_s)
+        self._told[run_id] = _Told(send, name, why, self._clock.awake_s() + grace_s)
         if send is not None:
             send(_number(name))
 
@@ -60,7 +65,7 @@ class Stopping:
     def press(self) -> None:
         """Ends those whose time is over."""
         for told in self._told.values():
-            if told.send is not None and time.time() >= told.until_s:
+            if told.send is not None and self._clock.awake_s() >= told.until_s:
                 told.send(signal.SIGKILL)
 
     def ended(self, run_id: str) -> tuple[str, str] | None:
