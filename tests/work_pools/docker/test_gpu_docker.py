@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import signal
 import subprocess
 import sys
@@ -97,6 +98,34 @@ def test_what_cannot_be_started_leaves_no_container(docker_pool: DockerPool) -> 
     missing = pool.run(pool.deploy("none"), job_variables={**pool.variables(cpus=1), "image": "nobody/has-this:1"})
     assert "nobody/has-this" in str(pool.await_state(missing, "StartFailed", 90, final=True).state)
     assert until(lambda: not list((pool.folder / "host").glob("*.json")), 30, "claims given back")
+
+
+CHATTY = (
+    "import os, sys\n"
+    "claim = os.environ['TRIMTAB_CLAIM']\n"
+    "for number in range(30000):\n"
+    "    print(f'line {number} of {claim}')\n"
+    "sys.stdout.write(f'the last line of {claim}: \u00e4\u4e16')\n"
+    "sys.stdout.flush()\n"
+    "os._exit(7)\n"
+)
+
+
+def test_all_that_a_container_prints_arrives_also_its_last_line(docker_pool: DockerPool) -> None:
+    """It prints much, and exits at once; without the end of a line."""
+    pool = docker_pool
+    (pool.folder / "chatty.py").write_text(CHATTY)
+    command = f"python3 {pool.folder / 'chatty.py'}"
+    pool.worker("only")
+    run_id = pool.run(pool.deploy("chatty"), job_variables={**pool.variables(cpus=1), "command": command})
+    log = pool.folder / "worker-only-0.log"
+    until(lambda: "the last line of" in log.read_text(), 120, f"its last line; {pool.logs()}")
+    pool.await_state(run_id, "StartFailed", 120, final=True)
+    until(lambda: not list((pool.folder / "host").glob("*.json")), 60, "the claim given back")
+    claims = set(re.findall(r"the last line of (\w{32}): \u00e4\u4e16\n", log.read_text()))
+    assert claims
+    for claim in claims:
+        assert len(re.findall(rf"^line \d+ of {claim}$", log.read_text(), re.MULTILINE)) == 30_000
 
 
 @pytest.mark.long

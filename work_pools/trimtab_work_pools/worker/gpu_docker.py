@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration, DockerWorkerResult
 from pydantic import Field
 
+from trimtab_work_pools.worker.container_output import Shown
 from trimtab_work_pools.worker.container_settings import confine
 from trimtab_work_pools.worker.containers import Containers
 from trimtab_work_pools.worker.gpu_worker import GpuWorker
@@ -20,6 +22,9 @@ from trimtab_work_pools.worker.merged_resources import MergedResources
 from trimtab_work_pools.worker.resources_form import DEVICE_IDS, DeviceIds, Resources
 
 __all__ = ["GpuDockerJobConfiguration", "GpuDockerResult", "GpuDockerVariables", "GpuDockerWorker"]
+
+_LAST_OUTPUT_S, _LAST_EVENT_S = 30.0, 5.0
+"""What the engine still has to give of a container that has ended is waited for so long."""
 
 
 class GpuDockerJobConfiguration(MergedResources, DockerWorkerJobConfiguration):
@@ -82,7 +87,7 @@ class GpuDockerWorker(GpuWorker, DockerWorker):
         self._dispatcher.started(flow_run.id, now.pid if now else 0, container.id)
         if task_status is not None:
             task_status.started(identifier)
-        end = await self._watch(flow_run, claim, lambda: self._watch_container_safe(container, configuration, created))
+        end = await self._watch(flow_run, claim, container, configuration, created)
         if remove:
             await anyio.to_thread.run_sync(self._containers.discard, claim.claim_id)
         told = self._dispatcher.stopping.told(str(flow_run.id))
@@ -102,19 +107,60 @@ class GpuDockerWorker(GpuWorker, DockerWorker):
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(self._containers.discard, claim.claim_id)
 
-    async def _watch(self, flow_run: FlowRun, claim: HostClaim, stream: Any) -> End:
-        """Prints what the container prints, as Prefect does, until it ends; how it ended says the engine."""
+    async def _watch(
+        self,
+        flow_run: FlowRun,
+        claim: HostClaim,
+        container: Any,
+        configuration: DockerWorkerJobConfiguration,
+        made: Any,
+    ) -> End:
+        """Shows what the container prints until it ends, and that it has ended; how, says the engine."""
+        shown = Shown(_write)
+        waits = self._containers.waits
+        silent = configuration.model_copy(update={"stream_output": False})
+
+        async def run(what: str, function: Any, *arguments: Any) -> None:
+            try:
+                await anyio.to_thread.run_sync(function, *arguments, limiter=waits, abandon_on_cancel=True)
+            except Exception as error:  # noqa: BLE001 - what cannot be shown does not end a run
+                self._logger.warning("Run %s: %s any more: %s", flow_run.id, what, error)
+
+        async def tell() -> None:
+            await run("its container's events are not told", self._watch_container_safe, container, silent, made)
+            told.set()
+
+        async def show() -> None:
+            await run("its output is not shown", self._containers.follow, container.id, shown)
+            followed.set()
+
+        followed, told = anyio.Event(), anyio.Event()
         async with anyio.create_task_group() as group:
-
-            async def show() -> None:
-                try:
-                    await anyio.to_thread.run_sync(stream, limiter=self._containers.waits, abandon_on_cancel=True)
-                except Exception as error:  # noqa: BLE001 - output that cannot be shown does not end a run
-                    self._logger.warning("The output of run %s is not shown any more: %s", flow_run.id, error)
-
-            group.start_soon(show)
+            group.start_soon(tell)
+            if configuration.stream_output:
+                group.start_soon(show)
             end = await self._containers.end(claim)
-            with anyio.move_on_after(5.0):
-                await anyio.sleep(0.2)  # the last lines
+            with anyio.move_on_after(_LAST_OUTPUT_S) as late:
+                if configuration.stream_output:
+                    await followed.wait()
+                    await self._rest(flow_run, container.id, shown)
+            if late.cancelled_caught:
+                self._logger.warning(
+                    "Run %s: its last output is not shown, for the engine did not give it within %g s; docker logs %s",
+                    *(flow_run.id, _LAST_OUTPUT_S, container.id[:12]),
+                )
+            with anyio.move_on_after(_LAST_EVENT_S):
+                await told.wait()
             group.cancel_scope.cancel()
         return end
+
+    async def _rest(self, flow_run: FlowRun, container_id: str, shown: Shown) -> None:
+        try:
+            await self._containers.show_rest(container_id, shown)
+        except Exception as error:  # noqa: BLE001 - it was removed, or its logging driver can't be read
+            self._logger.warning("Run %s: its last output cannot be shown: %s", flow_run.id, error)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
