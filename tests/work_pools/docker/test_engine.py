@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import time
 from typing import Any
 
 import docker.errors
@@ -10,6 +13,10 @@ import nvml_driver
 import pytest
 
 from docker_engine import STATE_IN_CONTAINER, Engine
+from trimtab_work_pools.ledger import Holding
+from trimtab_work_pools.resources import Demand, Placement
+from trimtab_work_pools.worker.containers import Containers
+from trimtab_work_pools.worker.host_claims import HostClaim
 
 SEEN = """
 import pynvml as nvml
@@ -51,3 +58,36 @@ def test_a_container_sees_the_gpus_it_was_given(engine: Engine) -> None:
     assert ran(engine, "python", "-c", SEEN, device_requests=given("GPU-2", "GPU-0")) == "GPU-0 GPU-2"
     with pytest.raises(docker.errors.APIError, match="GPU-7: unknown device"):
         ran(engine, "python", "-c", SEEN, device_requests=given("GPU-7"))
+
+
+def test_a_container_stands_still_goes_on_and_is_ended_where_it_stands(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the fence has it: all of it, not only its first process."""
+    for name, value in engine.environment().items():
+        monkeypatch.setenv(name, value)
+    holding = Holding("r1", Demand(), Placement("a"), 0.0, 0.0, "c-fence")
+    claim = HostClaim("c-fence", "w", os.getpid(), "p", holding, (), time.time(), 1.0, in_container=True)
+    containers = Containers()
+    with contextlib.closing(engine.client()) as client, contextlib.closing(containers):
+        made = client.containers.run(
+            engine.image, ["sh", "-c", "sleep 60 & sleep 60"], detach=True, labels=containers.labels(claim),
+            network_mode="host", volumes=engine.volumes, environment={"PATH": engine.path},
+        )  # fmt: skip
+        try:
+            send = containers.sender(claim)
+            for number, status in (
+                (signal.SIGSTOP, "paused"),
+                (signal.SIGSTOP, "paused"),
+                (signal.SIGCONT, "running"),
+                (signal.SIGSTOP, "paused"),
+                (signal.SIGKILL, "exited"),
+            ):
+                send(number)
+                end = time.monotonic() + 20
+                while made.status != status:
+                    assert time.monotonic() < end, f"{number.name}: {made.status}"
+                    time.sleep(0.1)
+                    made.reload()
+        finally:
+            made.remove(force=True)

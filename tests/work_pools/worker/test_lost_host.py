@@ -66,36 +66,6 @@ def test_a_run_is_not_lost_while_something_says_that_its_worker_is_alive(worker:
     assert "its process" in alive(Active("r", worker, beats=True), life)
 
 
-def damaged(pool: Pool, worker: str) -> int:
-    """Writes over what a worker advertises, so that nobody can read it, as a newer version might; how often."""
-    body = {"variables": {"tags": {"all_": [f"trimtab-fleet:{pool.name}"]}}}
-    times = 0
-    for row in pool.client._client.post("/variables/filter", json=body).json():
-        said = json.loads(row["value"])
-        if said.get("worker") == worker and "node" in said:
-            newer = {"worker": worker, "expires_s": said["expires_s"], "host": said["host"], "form": "newer"}
-            pool.client._client.patch(f"/variables/{row['id']}", json={"value": json.dumps(newer)})
-            times += 1
-    return times
-
-
-@pytest.mark.long
-@pytest.mark.timeout(400)
-def test_the_run_of_a_worker_whose_advertisement_cannot_be_read_is_not_started_again(pool: Pool) -> None:
-    """It is alive: the second copy was started after TRIMTAB_HOST_LOST_SECONDS, beside it."""
-    deployment = pool.deploy("any", cpus=1)
-    pool.worker("a", node_cpus=1, host_lost_seconds=8, name="first")
-    run_id = pool.run(deployment, seconds=25)
-    pool.await_started(run_id)
-    until(lambda: damaged(pool, "first"), 30, "it can be read no more")
-    pool.worker("b", node_cpus=1, host_lost_seconds=8, name="second")
-    waiting = pool.run(deployment, seconds=1)
-    until(lambda: damaged(pool, "first") < 0 or pool.state(waiting).state_name == "Completed", 60, "b works")
-    until(lambda: damaged(pool, "first") < 0 or pool.state(run_id).state_name == "Completed", 60, "a too")
-    assert [line["what"] for line in pool.lines(run_id)] == ["start", "end"]
-    assert "it is left alone" in pool.logs()
-
-
 def test_what_others_were_given_is_given_up() -> None:
     mine = [holding(run, "a", 10.0) for run in ("r1", "r2", "r3")]
     assert superseded(mine, [advertised("b", r1=20.0, r9=20.0)], {"r3"}) == ["r1", "r3"]
@@ -154,3 +124,27 @@ async def test_a_run_that_says_itself_that_it_is_alive_is_not_started_again(pool
         assert (await client.read_flow_run(run_id)).state_name == "Running"
         await lost_hosts.look([], (), now_s + 22)
         assert (await client.read_flow_run(run_id)).state_name == "LostHost", "it has said nothing since"
+
+
+@pytest.mark.anyio
+async def test_the_run_of_a_worker_whose_advertisement_cannot_be_read_is_not_started_again(pool: Pool) -> None:
+    """It is damaged, or of a newer version, and the worker renews it."""
+    run_id = uuid.UUID(pool.run(pool.deploy("any", cpus=1)))
+    async with get_client() as client:
+        await client.set_flow_run_state(run_id, Running(), force=True)
+        await client.update_flow_run_labels(run_id, {"prefect.worker.name": "first"})
+        control = ControlPlane(client, pool.name)
+        lost_hosts = LostHosts(client, pool.name, Aftermath(client, control))
+        lost_hosts._after_s = 10.0
+        now_s = time.time()
+        newer = json.dumps({"worker": "first", "expires_s": now_s + 15, "node": {"form": "newer"}})
+        name = control.notices.name_of("first")
+        tags = ["trimtab", f"trimtab-fleet:{pool.name}"]
+        await client._client.post("/variables/", json={"name": name, "value": newer, "tags": tags})
+        silent = (await control.board()).silent
+        assert [sign.worker for sign in silent] == ["first"]
+        await lost_hosts.look([], silent, now_s)
+        await lost_hosts.look([], silent, now_s + 11)
+        assert (await client.read_flow_run(run_id)).state_name == "Running"
+        await lost_hosts.look([], silent, now_s + 22)
+        assert (await client.read_flow_run(run_id)).state_name == "LostHost", "it is not renewed any more"
