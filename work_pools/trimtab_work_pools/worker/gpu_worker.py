@@ -212,7 +212,9 @@ class GpuWorker(Base):
         room = int(self.limiter.available_tokens) if self._limiter else None
         try:
             limited = self.work_pool.concurrency_limit is not None
-            busy = {str(run_id) for run_id in self._submitting_flow_run_ids} | self._dispatcher.claiming.resting()
+            # Also runs whose last stretch here is still being closed: its end would take the new claim with it.
+            busy = {str(run_id) for run_id in (*self._submitting_flow_run_ids, *self._handed_over)}
+            busy |= self._dispatcher.claiming.resting()
             picked = await self._dispatcher.pick(
                 float(self._prefetch_seconds), limited, room, busy, self.work_pool.is_paused
             )
@@ -279,6 +281,7 @@ class GpuWorker(Base):
                 await self._guarded(self._dispatcher.ended, flow_run.id, code, oom_killed)
             await self._guarded(self._device_labels.ended, flow_run.id)
         self._handed_over.pop(flow_run.id, None)
+        self._dispatcher.wake()  # it may be for this worker again
         return result
 
     async def _not_prepared(
