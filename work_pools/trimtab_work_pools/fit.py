@@ -101,7 +101,8 @@ def _labels(node: Node, demand: Demand) -> Refused | None:
 def _host(node: Node, demand: Demand) -> Refused | None:
     if demand.cpu_milli > node.cpu_free_milli:
         left = f"{node.cpu_free_milli / 1000:g} of {node.cpu_total_milli / 1000:g} free"
-        text = f"needs {demand.cpu_milli / 1000:g} CPUs; {left}"
+        asked = "1 CPU" if demand.cpu_milli == 1000 else f"{demand.cpu_milli / 1000:g} CPUs"
+        text = f"needs {asked}; {left}"
         return Refused(node.name, Dimension.CPUS, demand.cpu_milli, node.cpu_free_milli, text)
     for dimension, what, needed, free in (
         (Dimension.MEMORY, "host memory", demand.memory_mib, node.memory_free_mib),

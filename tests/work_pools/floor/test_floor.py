@@ -155,6 +155,21 @@ def test_cancelled_while_it_waits_to_try_again(floor: Floor) -> None:
     assert len(floor.lines(run_id, "start")) == 1
 
 
+@pytest.mark.parametrize("kind", ["plain", "deaf"])
+def test_the_children_of_a_cancelled_run_end(floor: Floor, kind: str) -> None:
+    run_id = floor.run(floor.deploy("parent"), kind=kind, seconds=600)
+    child = floor.started(run_id)["child"]
+    cancelled(floor, run_id)
+    until(lambda: gone(child), 20, "the end of its child")
+
+
+def test_a_run_that_takes_no_signal_is_ended_all_the_same(floor: Floor) -> None:
+    run_id = floor.run(floor.deploy("parent"), kind="plain", seconds=600, deaf=True)
+    found = floor.started(run_id)
+    cancelled(floor, run_id)
+    until(lambda: gone(found["pid"]) and gone(found["child"]), 20, "the end of its processes")
+
+
 # --- limits ---
 
 

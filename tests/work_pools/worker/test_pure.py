@@ -246,7 +246,7 @@ def test_reasons_are_a_state_and_a_sentence() -> None:
         " ask for cpus of at most that, or add a larger node",
     )
     assert reasons["waits"][0] == "AwaitingResources"
-    assert reasons["waits"][1].startswith("a: needs 1 CPUs; 0 of 2 free; reserved from 2023-11-14")
+    assert reasons["waits"][1].startswith("a: needs 1 CPU; 0 of 2 free; reserved from 2023-11-14")
 
 
 # --- what people set ---

@@ -138,11 +138,12 @@ def _refusals(run: Run, rooms: Sequence[tuple[str, Room]]) -> str:
     """The nearest misses in full; of the other nodes, how many there are for which dimension."""
     answers = [(room.fits(run.demand), name) for name, room in rooms]
     refused = sorted(((one.far, name, one) for one, name in answers if isinstance(one, Refusal)), key=itemgetter(0, 1))
-    gang = f"needs {run.nodes} nodes at once, {len(rooms) - len(refused)} have room; " if run.nodes > 1 else ""
-    shown = "; ".join(f"{name}: {one.text}" for _, name, one in refused[:_SHOWN])
+    roomy = len(rooms) - len(refused)
+    gang = [f"needs {run.nodes} nodes at once, {roomy} {'has' if roomy == 1 else 'have'} room"] if run.nodes > 1 else []
+    shown = [f"{name}: {one.text}" for _, name, one in refused[:_SHOWN]]
     others = Counter(one.dimension for _, _, one in refused[_SHOWN:])
     counted = ", ".join(f"{dimension} on {_nodes(count)}" for dimension, count in others.most_common())
-    return gang + shown + (f"; and {counted}" if counted else "")
+    return "; ".join([*gang, *shown, *([f"and {counted}"] if counted else [])])
 
 
 def _nodes(count: int) -> str:
