@@ -1,4 +1,4 @@
-"""Real words of errors, from public reports: each has one right answer, and a wrong kind is worse than none.
+"""Words of errors as frameworks, kernel and drivers print them: each has one right answer, and none beats a wrong kind.
 
 `texts.tsv` has short ones (a backslash and n for a new line), `logs/CAUSE--name.log` whole logs; `(none)`: nothing that
 a worker has a name for, or nothing at all.
