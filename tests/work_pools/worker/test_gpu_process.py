@@ -192,4 +192,5 @@ def test_a_killed_worker_is_survived_by_its_runs(pool: Pool) -> None:
     pool.await_state(waiting, "Completed", 90)
     pool.await_state(lives, "Completed")
     assert [line["what"] for line in pool.lines(lives)] == ["start", "end"], "it went on, and ran once"
+    until(lambda: "trimtab.attempt.1.to" in pool.state(lives).labels, 30, "until when it had its devices")
     assert until(lambda: not list(Path(pool.folder / "host-only").glob("*.json")), 30, "claims given back")

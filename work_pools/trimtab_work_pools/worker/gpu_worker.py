@@ -147,7 +147,7 @@ class GpuWorker(Base):
         assert self._runs_task_group is not None
         for claim in self._dispatcher.adopted():
             run_id = claim.holding.run_id
-            self._runs_task_group.start_soon(self._guarded, self._dispatcher.await_adopted, claim)
+            self._runs_task_group.start_soon(self._guarded, self._await_adopted, claim)
             self._runs_task_group.start_soon(self._guarded, self._dispatcher.gangs.watch_again, run_id)
         self._runs_task_group.start_soon(self._listen)
 

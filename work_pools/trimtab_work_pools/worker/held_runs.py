@@ -149,7 +149,11 @@ class HeldRuns:
                 name: value for name, value in own.items() if name not in _OF_ONE_RUN or os.environ.get(name) != value
             }
         told |= run_environment(claim.holding.placement, self._node, own=own, device_ids=device_ids, in_container=alone)
-        self._mine[str(run_id)] = claim = self._claims.take_port(str(run_id))
+        try:
+            self._mine[str(run_id)] = claim = self._claims.take_port(str(run_id))
+        except HostDirError as error:  # filled since the claim was written: the run starts without a port
+            self._withdraw(str(error))
+            return told
         return told | port_environment(claim.port, own)
 
     def claim(self, run_id: UUID) -> HostClaim:
