@@ -54,6 +54,8 @@ ALLOWED = {
     "demo.py:_activity": "a few are shown",
     "recover.py:recover": "the first page again, until none is left",
     "learning.py:_read": "the newest are wanted",
+    "control_plane.py:ask": "one, to see whether the server answers",
+    "control_plane.py:cancelling": "by id, a page of ids at a time",
     "control_plane.py:waiting": "up to a limit, in the order that they are due",
     "control_plane.py:waiting_of": "by id, a page of ids at a time",
     "demands.py:know": "by id, a page of ids at a time",
