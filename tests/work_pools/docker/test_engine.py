@@ -13,6 +13,7 @@ import nvml_driver
 import pytest
 
 from docker_engine import STATE_IN_CONTAINER, Engine
+from trimtab_work_pools.host import engine_socket
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import Demand, Placement
 from trimtab_work_pools.worker.containers import Containers
@@ -91,3 +92,31 @@ def test_a_container_stands_still_goes_on_and_is_ended_where_it_stands(
                     made.reload()
         finally:
             made.remove(force=True)
+
+
+def test_the_guard_of_a_host_has_a_container_stand_still(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the engine's socket, without its library."""
+    for name, value in engine.environment().items():
+        monkeypatch.setenv(name, value)
+    assert engine_socket.state("c-guard") == ""
+    engine_socket.pause("c-guard")
+    with contextlib.closing(engine.client()) as client:
+        made = client.containers.run(
+            engine.image, ["sleep", "60"], detach=True, labels={"trimtab.claim-id": "c-guard"},
+            network_mode="host", volumes=engine.volumes, environment={"PATH": engine.path},
+        )  # fmt: skip
+        try:
+            assert engine_socket.state("c-guard") == "running"
+            for _ in range(2):
+                engine_socket.pause("c-guard")
+                assert engine_socket.state("c-guard") == "paused"
+            made.unpause()
+            made.kill()
+            made.wait()
+            engine_socket.pause("c-guard")
+            assert engine_socket.state("c-guard") == "exited"
+        finally:
+            made.remove(force=True)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    with pytest.raises(OSError, match="No such file"):
+        engine_socket.state("c-guard")

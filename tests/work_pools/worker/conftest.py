@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -30,6 +31,16 @@ def until(what: Callable[[], Any], seconds: float, said: str) -> Any:
         assert time.monotonic() < end, f"{said}: not within {seconds} s"
         time.sleep(0.2)
     return found
+
+
+def stands_still(process: psutil.Process) -> bool:
+    """By SIGSTOP, or with its control group, where runs have one."""
+    if process.status() == psutil.STATUS_STOPPED:
+        return True
+    lines = Path(f"/proc/{process.pid}/cgroup").read_text().splitlines()
+    group = next((line[4:] for line in lines if line.startswith("0::/")), "")
+    files = [Path(base, group, "cgroup.events") for base in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")]
+    return any(file.exists() and "frozen 1" in file.read_text() for file in files)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from prefect.states import Scheduled
 
-from .conftest import Pool, until
+from .conftest import Pool, stands_still, until
 from .refusing_proxy import RefusingProxy
 
 pytestmark = pytest.mark.timeout(240)
@@ -29,7 +29,7 @@ def cut_off(proxy: RefusingProxy, pool: Pool) -> tuple[str, psutil.Process]:
     pool.worker("a", behind, node_cpus=1, host_lost_seconds=8)
     process = psutil.Process(pool.await_started(run_id)["pid"])
     proxy.refuse(".")
-    until(lambda: process.status() == psutil.STATUS_STOPPED, 30, "it stands still")
+    until(lambda: stands_still(process), 30, "it stands still")
     assert list(pool.folder.glob("host-a/*.frozen"))
     return run_id, process
 
@@ -37,7 +37,7 @@ def cut_off(proxy: RefusingProxy, pool: Pool) -> tuple[str, psutil.Process]:
 def test_an_outage_of_the_server_only_pauses_what_runs(proxy: RefusingProxy, pool: Pool) -> None:
     run_id, process = cut_off(proxy, pool)
     proxy.rules.clear()
-    until(lambda: process.status() != psutil.STATUS_STOPPED, 60, f"it goes on; {pool.logs()}")
+    until(lambda: not stands_still(process), 60, f"it goes on; {pool.logs()}")
     pool.await_state(run_id, "Completed", 60)
     assert [line["what"] for line in pool.lines(run_id)] == ["start", "end"]
     assert not list(pool.folder.glob("host-a/*.frozen"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Step", "Verdict", "fence", "fence_after_s", "renew_after_s"]
+__all__ = ["Step", "Verdict", "ask_after_s", "fence", "fence_after_s", "guarded", "renew_after_s"]
 
 _MARGIN_S, _MARGIN_SHARE = 60.0, 0.25
 _SETTLES_S = 15.0
@@ -67,3 +67,28 @@ def fence(
     if changed_s > frozen_at_s + _SAME_S:  # it stood still: somebody else has claimed it, or begun it
         return Verdict(Step.END, "it was started elsewhere meanwhile")
     return Verdict(Step.THAW, "the server has it still here")
+
+
+def ask_after_s(host_lost_s: float) -> float:
+    """After how long (s) without a word of a run whose worker is dead its heartbeats are asked for: early enough that
+    the answer is there when it would be fenced.
+    """
+    return 0.8 * fence_after_s(host_lost_s)
+
+
+def guarded(
+    renewed_s: float, beats_s: float | None, now_s: float, host_lost_s: float, frozen_at_s: float | None
+) -> Verdict:
+    """Of one run that is here, whose worker is dead: to be frozen, or left as it is.
+
+    `renewed_s`: when the last renewal of its worker that the server took was sent; `beats_s`: time of the last
+    heartbeat of the run itself that the server has, None if it has none or does not answer (peers begin their count
+    anew at one, see `lost.alive`); `now_s`: now. All by the server's clock. `frozen_at_s` as in `fence`.
+    """
+    heard_s = max(renewed_s, beats_s if beats_s is not None else renewed_s)
+    verdict = fence(now_s - heard_s, 0.0, host_lost_s, frozen_at_s, "", 0.0)
+    if verdict.step is Step.FREEZE:
+        return Verdict(
+            Step.FREEZE, f"its worker is gone, and the server has heard of neither for {now_s - heard_s:.0f} s"
+        )
+    return verdict

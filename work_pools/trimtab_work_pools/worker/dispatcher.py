@@ -6,6 +6,7 @@ only how to reach them, and what has been said already.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import uuid
@@ -22,6 +23,7 @@ from prefect.client.schemas.objects import FlowRun
 from trimtab_blocks.settings import read as read_settings
 from trimtab_work_pools.advertise import Advertisement, current
 from trimtab_work_pools.diagnosis import Cause
+from trimtab_work_pools.host.clock import SYSTEM
 from trimtab_work_pools.host.directory import HostDirError
 from trimtab_work_pools.host.process import find
 from trimtab_work_pools.ledger import Holding, Ledger
@@ -34,7 +36,7 @@ from trimtab_work_pools.worker.aftermath import largest_of
 from trimtab_work_pools.worker.announce import announce
 from trimtab_work_pools.worker.claiming import Claiming
 from trimtab_work_pools.worker.control_plane import Waiting, persistently, refused
-from trimtab_work_pools.worker.fencing import Fencing, boot_s
+from trimtab_work_pools.worker.fencing import Fencing
 from trimtab_work_pools.worker.gang import Gangs
 from trimtab_work_pools.worker.held_runs import HeldRuns
 from trimtab_work_pools.worker.host_claims import HostClaim
@@ -70,6 +72,9 @@ class Dispatcher(HeldRuns):
         self.claiming = Claiming(client, self._control, self.lost)
         self.fencing = Fencing(
             client,
+            worker,
+            pool,
+            self._server,
             self._claims.directory,
             lambda: [claim for claim in self._claims.all() if claim.holding.run_id in self._mine],
             self._lives.sender,
@@ -125,6 +130,19 @@ class Dispatcher(HeldRuns):
         """Nothing new is started here from now on; peers are told."""
         self._draining = True
         await self._advertise(await self._ledger(), force=True)
+
+    async def take_over(self) -> None:
+        """Peers hear at once of what is taken over: they may be counting it as lost."""
+        earlier_s = self.fencing.earlier_s()
+        await super().take_over()
+        self.fencing.take_over(earlier_s)
+        if self._mine:
+            with contextlib.suppress(Exception):  # whatever it is, it is tried again
+                await self.renew()
+
+    def close(self) -> None:
+        self.fencing.close()
+        super().close()
 
     async def renew(self) -> None:
         """Tells the server that this worker is there, and what it holds."""
@@ -300,7 +318,7 @@ class Dispatcher(HeldRuns):
             announce(await self._control.pool_resource(), self._pool, self._worker, advertisement.to_text())
             self._announced = said
         if force or self._now_s() - self._published_s >= self._renew_s:
-            sent_s = boot_s()
+            sent_s = SYSTEM.boot_s()
             try:
                 await self._control.publish(advertisement)
             except httpx.HTTPStatusError as error:

@@ -163,7 +163,6 @@ class GpuWorker(Base):
             await self._dispatcher.join(self.type)
             await self._admitted()
             await self._dispatcher.take_over()
-            self._dispatcher.fencing.take_over()
         except _REFUSALS as error:
             not_started(str(error))
             await super().teardown(None, None, None)  # with the error, it would be raised in groups

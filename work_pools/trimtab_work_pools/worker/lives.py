@@ -128,7 +128,10 @@ class Processes:
         tree = self.tree(claim)
 
         def send(number: signal.Signals) -> None:
-            self._signals.submit(tree.send, number)
+            if number == signal.SIGSTOP:
+                self._signals.submit(tree.freeze)  # also what is being forked meanwhile
+            else:
+                self._signals.submit(tree.send, number)
 
         return send
 
