@@ -81,6 +81,8 @@ class GpuWorker(Base):
     _joined = False
     _handed_over: dict[uuid.UUID, Preparation]
     """Runs that are claimed, and are on their way to their start or beyond it."""
+    _adopted: set[str]
+    """Ids of runs of an earlier worker whose stretch here is not closed yet."""
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -135,6 +137,7 @@ class GpuWorker(Base):
         try:
             await self._leave()  # it may be set up once more: its name and its devices are its own
             self._handed_over = {}
+            self._adopted = set()
             lives = self._open_lives()
             await super().setup()
             await self._join(lives)
@@ -147,13 +150,18 @@ class GpuWorker(Base):
         assert self._runs_task_group is not None
         for claim in self._dispatcher.adopted():
             run_id = claim.holding.run_id
+            self._adopted.add(run_id)
             self._runs_task_group.start_soon(self._guarded, self._await_adopted, claim)
             self._runs_task_group.start_soon(self._guarded, self._dispatcher.gangs.watch_again, run_id)
         self._runs_task_group.start_soon(self._listen)
 
     async def _await_adopted(self, claim: HostClaim) -> None:
-        await self._dispatcher.await_adopted(claim)
-        await self._device_labels.ended(uuid.UUID(claim.holding.run_id))
+        try:
+            await self._dispatcher.await_adopted(claim)
+            await self._device_labels.ended(uuid.UUID(claim.holding.run_id))
+        finally:
+            self._adopted.discard(claim.holding.run_id)
+            self._dispatcher.wake()  # it may be for this worker again
 
     async def _join(self, lives: Lives) -> None:
         """What Prefect's setup has opened is closed again if the worker may not join, or is ended before it could."""
@@ -213,7 +221,7 @@ class GpuWorker(Base):
             limited = self.work_pool.concurrency_limit is not None
             # Also runs whose last stretch here is still being closed: its end would take the new claim with it.
             busy = {str(run_id) for run_id in (*self._submitting_flow_run_ids, *self._handed_over)}
-            busy |= self._dispatcher.claiming.resting()
+            busy |= self._adopted | self._dispatcher.claiming.resting()
             picked = await self._dispatcher.pick(
                 float(self._prefetch_seconds), limited, room, busy, self.work_pool.is_paused
             )
