@@ -82,6 +82,7 @@ def test_the_next_worker_has_the_run_of_a_killed_one_go_on(pool: Pool) -> None:
     nothing_is_left(pool)
 
 
+@pytest.mark.long
 def test_the_next_worker_ends_a_run_that_was_given_to_others_meanwhile(proxy: RefusingProxy, pool: Pool) -> None:
     """The host is cut off when its worker dies."""
     env = {"PREFECT_API_URL": proxy.url, "PREFECT_CLIENT_MAX_RETRIES": "0"}
