@@ -14,6 +14,7 @@ import pytest
 
 from docker_engine import STATE_IN_CONTAINER, Engine
 from trimtab_work_pools.host import engine_socket
+from trimtab_work_pools.host.clock import SYSTEM
 from trimtab_work_pools.ledger import Holding
 from trimtab_work_pools.resources import Demand, Placement
 from trimtab_work_pools.worker.containers import Containers
@@ -68,7 +69,7 @@ def test_a_container_stands_still_goes_on_and_is_ended_where_it_stands(
     for name, value in engine.environment().items():
         monkeypatch.setenv(name, value)
     holding = Holding("r1", Demand(), Placement("a"), 0.0, 0.0, "c-fence")
-    claim = HostClaim("c-fence", "w", os.getpid(), "p", holding, (), time.time(), 1.0, in_container=True)
+    claim = HostClaim("c-fence", "w", os.getpid(), 1, "p", holding, (), SYSTEM.boot_id, in_container=True)
     containers = Containers()
     with contextlib.closing(engine.client()) as client, contextlib.closing(containers):
         made = client.containers.run(
