@@ -38,6 +38,9 @@ _OWN = frozenset(
 _BUGS = _OWN | {"AssertionError", "ValueError", "ImportError"}
 """Raised while another error was handled, these are the program's own fault too, and the other was dealt with."""
 
+_ABORTED = re.compile(r"Aborted \(core dumped\)")
+"""What a shell says of a program that has ended itself: it has written the reason before that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -77,9 +80,11 @@ def _decide(found: Sequence[Error]) -> Finding:
         if error.recovered:
             dealt_with = True
             continue
+        if error.raised and weak.cause is Cause.BAD_EXIT:  # an exception of Python aborts nothing
+            return weak
         evidence = _evidence(error)
         if evidence is not None and not (dealt_with and evidence.cause in (Cause.GPU_MEMORY, Cause.HOST_MEMORY)):
-            if evidence.confidence is not Confidence.LOW:
+            if evidence.confidence is not Confidence.LOW and not _ABORTED.match(error.text):
                 return _finding(error, evidence)
             weak = weak if weak.settled else _finding(error, evidence)
         elif evidence is None and error.raised and not _goes_on(error):
