@@ -43,8 +43,8 @@ app.add_typer(act.automations, name="automations")
 app.add_typer(act.policy, name="policy")
 app.command("webhook")(act.webhook)
 app.add_typer(data, name="data")
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 #: Exit code after Ctrl-C.
 INTERRUPTED = 130
@@ -96,7 +96,7 @@ def status(state: StateOption = None) -> None:
         log = os.path.relpath(part.log, stack.folder.path) if part.log else ""
         table.add_row(part.title, f"[{style}]{part.state}[/]", part.url or "", str(part.pid or ""), since, escape(log))
     # A pipe has no width to keep to, and what is in the table is there to be copied.
-    Console(highlight=False, width=None if out.is_terminal else 200).print(table)
+    Console(highlight=False, emoji=False, width=None if out.is_terminal else 200).print(table)
     out.print(f"State folder {escape(str(stack.folder.path))}")
     if any(part.state != "ready" for part in parts):
         raise typer.Exit(1)
@@ -253,7 +253,7 @@ def runs(
         raise UserError("say which: --gpu UUID, --node NAME, or both")
     start = read_since(since, datetime.now(UTC))
     found = asyncio.run(runs_with(gpu, node, start))
-    Console(highlight=False, width=None if out.is_terminal else 250).print(shown(found))
+    Console(highlight=False, emoji=False, width=None if out.is_terminal else 250).print(shown(found))
     asked = " and ".join([f"GPU {gpu}"] * bool(gpu) + [f"node {node}"] * bool(node))
     out.print(f"{len(found)} attempts on {escape(asked)} since {start:%Y-%m-%d %H:%M:%S %Z}")
 

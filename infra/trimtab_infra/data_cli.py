@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(name="data", help="Where data lies and what it costs: tiers, prices, garbage.", no_args_is_help=True)
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
 
 StateOption = Annotated[Path, typer.Option("--state", envvar="TRIMTAB_STATE", help="Folder of the local stack.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
@@ -150,7 +150,7 @@ def _show(plan: Plan, rules: TieringRules) -> None:
         money = _money(move.saves_month, rules), _money(move.costs_once, rules)
         table.add_row(move.digest[:12], size, move.source, move.target, *money, escape("; ".join(move.reasons)))
     if plan.moves:
-        Console(highlight=False, width=None if out.is_terminal else 200).print(table)
+        Console(highlight=False, emoji=False, width=None if out.is_terminal else 200).print(table)
     for digest, why in plan.spared:
         out.print(f"{digest[:12]} stays although its time is over: {escape(why)}")
     out.print(

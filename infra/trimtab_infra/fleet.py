@@ -6,9 +6,11 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -212,9 +214,18 @@ async def _pool(client: PrefectClient, name: str) -> WorkPool:
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[PrefectClient]:
-    """The Prefect client of PREFECT_API_URL. Raises UserError if it does not answer."""
+    """The Prefect client of PREFECT_API_URL. Raises UserError if it does not answer, or refuses the credentials."""
     async with get_client() as client:
         if (error := await client.api_healthcheck()) is not None:
             url = os.environ.get("PREFECT_API_URL", "the address in Prefect's profile")
             raise UserError(f"no Prefect server answers at {url} ({type(error).__name__}); is it up?")
-        yield client
+        try:
+            yield client
+        except httpx.HTTPStatusError as refused:
+            status = refused.response.status_code
+            if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                raise
+            raise UserError(
+                f"the Prefect server at {client.api_url} refuses the credentials ({status}): put the right string into"
+                " PREFECT_API_AUTH_STRING of the environment or the Prefect profile"
+            ) from None

@@ -15,7 +15,7 @@ from trimtab_infra.stack.stack import Stack
 
 __all__ = ["mount"]
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
 _STYLES = {"ok": "green", "note": "yellow", "FAULT": "bold red"}
 
 StateOption = Annotated[Path | None, typer.Option("--state", help="Folder of the embedded stack [TRIMTAB_STATE].")]

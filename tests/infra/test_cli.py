@@ -6,6 +6,8 @@ import json
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ from trimtab_infra.stack.state import FORMAT
         (["demo", "--recipe", "flights"], "write module:attribute"),
         (["demo", "--recipe", "waiting:nothing"], "module 'waiting' has no 'nothing'"),
         (["demo", "--recipe", "broken:recipe"], "SyntaxError"),
+        (["demo", "--recipe", "a:b:c"], "recipe 'a:b:c'"),  # no emoji is made of it
         (["lineage", "3"], "run `trimtab up` first"),
         (["replay", "flights/3"], "run `trimtab up` first"),
     ],
@@ -37,6 +40,30 @@ def test_wrong_input_is_refused_in_one_line(trimtab: Command, command: list[str]
     (trimtab.project / "broken.py").write_text("def recipe(:\n")
     assert says in trimtab.refused(*command)
     assert not trimtab.state.exists()
+
+
+@pytest.mark.parametrize("command", [["fleet", "gpus"], ["why", "flow/name"], ["why", "run"], ["runs", "--node", "a"]])
+def test_a_server_that_refuses_the_credentials(
+    trimtab: Command, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200 if self.path.endswith("/health") else 401)
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((HOST, 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("PREFECT_API_URL", f"http://{HOST}:{server.server_port}/api")
+        assert "refuses the credentials (401): put the right string into PREFECT_API_AUTH_STRING" in trimtab.refused(
+            *command
+        )
+        server.shutdown()
 
 
 def test_a_project_without_deployments_is_refused(trimtab: Command, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from trimtab_infra.errors import UserError
 
 __all__ = ["automations", "policy", "webhook"]
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
 
 automations = typer.Typer(
     no_args_is_help=True, help="Automations of a model: what differs from those declared, apply, remove."
