@@ -60,6 +60,7 @@ def test_a_bad_entrypoint_ends_the_run_and_not_the_worker(floor: Floor, entrypoi
     floor.becomes(floor.run(floor.deploy("plain")), "COMPLETED")
 
 
+@pytest.mark.long
 def test_a_bad_pull_step_ends_the_run(floor: Floor) -> None:
     bad = {"prefect.deployments.steps.set_working_directory": {"directory": "/no/such/folder"}}
     run_id = floor.run(floor.deploy("plain", pull=[bad]))
@@ -67,6 +68,7 @@ def test_a_bad_pull_step_ends_the_run(floor: Floor) -> None:
     assert "/no/such/folder" in floor.logs(whole=True), "in the run's own log, too"
 
 
+@pytest.mark.long
 def test_a_command_of_ones_own_is_what_runs(floor: Floor) -> None:
     mark = floor.folder / f"{uuid.uuid4().hex}.mark"
     deployment = floor.deploy("plain", job_variables={"command": f"sh -c 'echo $PREFECT__FLOW_RUN_ID > {mark}'"})
@@ -115,6 +117,7 @@ def cancelled(floor: Floor, run_id: str) -> FlowRun:
     return run
 
 
+@pytest.mark.long
 def test_cancelled_while_it_is_scheduled(empty: Floor) -> None:
     run_id = empty.run(empty.deploy("plain"))
     empty.client.set_flow_run_state(uuid.UUID(run_id), Cancelling())
@@ -147,6 +150,7 @@ def test_the_hook_of_a_cancelled_run_is_called(floor: Floor) -> None:
     until((floor.folder / f"{run_id}.cancelled").exists, 20, "the hook")
 
 
+@pytest.mark.long
 def test_cancelled_while_it_waits_to_try_again(floor: Floor) -> None:
     run_id = floor.run(floor.deploy("tries_again"))
     floor.started(run_id)
@@ -226,6 +230,7 @@ def test_the_limit_of_a_worker_holds(empty: Floor) -> None:
     assert at_once(empty, runs, within_s=60) <= 2
 
 
+@pytest.mark.long
 def test_the_limit_of_a_deployment_holds_over_two_workers(empty: Floor) -> None:
     deployment = empty.deploy("plain", concurrency_limit=1)
     two_workers(empty)
@@ -233,6 +238,7 @@ def test_the_limit_of_a_deployment_holds_over_two_workers(empty: Floor) -> None:
     assert at_once(empty, runs) == 1
 
 
+@pytest.mark.long
 def test_the_limit_of_a_tag_holds(floor: Floor) -> None:
     floor.client.create_concurrency_limit(tag="floor-tag", concurrency_limit=1)
     try:
@@ -242,6 +248,7 @@ def test_the_limit_of_a_tag_holds(floor: Floor) -> None:
         floor.client.delete_concurrency_limit_by_tag("floor-tag")
 
 
+@pytest.mark.long
 def test_a_global_limit_holds(floor: Floor) -> None:
     name = f"floor-{uuid.uuid4().hex[:6]}"
     floor.client._client.post("/v2/concurrency_limits/", json={"name": name, "limit": 1})
@@ -273,6 +280,7 @@ def test_a_paused_queue_starts_nothing_until_it_goes_on(floor: Floor) -> None:
     floor.becomes(run_id, "COMPLETED", 60)
 
 
+@pytest.mark.long
 def test_a_run_whose_deployment_was_deleted_does_not_run(empty: Floor) -> None:
     deployment = empty.deploy("plain")
     run_id = empty.run(deployment)
@@ -285,6 +293,7 @@ def test_a_run_whose_deployment_was_deleted_does_not_run(empty: Floor) -> None:
 # --- the worker's own life ---
 
 
+@pytest.mark.long
 def test_a_worker_that_is_started_again_takes_what_came_meanwhile(empty: Floor) -> None:
     first = empty.worker()
     empty.becomes(empty.run(empty.deploy("plain")), "COMPLETED", 90)
@@ -295,6 +304,7 @@ def test_a_worker_that_is_started_again_takes_what_came_meanwhile(empty: Floor) 
     empty.becomes(run_id, "COMPLETED", 90)
 
 
+@pytest.mark.long
 def test_a_worker_for_one_round_ends_with_it(empty: Floor) -> None:
     run_id = empty.run(empty.deploy("plain"), seconds=0.5)
     worker = empty.worker("--run-once")
@@ -302,6 +312,7 @@ def test_a_worker_for_one_round_ends_with_it(empty: Floor) -> None:
     assert empty.state(run_id).state_type.value == "COMPLETED"
 
 
+@pytest.mark.long
 def test_a_run_due_later_is_not_started_before(empty: Floor) -> None:
     empty.worker("--prefetch-seconds", "0")
     empty.becomes(empty.run(empty.deploy("plain")), "COMPLETED", 90)
@@ -314,6 +325,7 @@ def test_a_run_due_later_is_not_started_before(empty: Floor) -> None:
     assert run.start_time >= due
 
 
+@pytest.mark.long
 def test_what_a_run_prints_is_in_the_workers_output(empty: Floor) -> None:
     deployment = empty.deploy("plain", job_variables={"command": "sh -c 'echo said-by-the-run; exit 0'"})
     empty.worker()

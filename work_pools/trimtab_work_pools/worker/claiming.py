@@ -79,7 +79,12 @@ class Claiming:
         await persistently(lambda: self._control.back_to_queue(run_id, _BACK, why), f"run {run_id} goes back")
 
     async def _waits(self, run_id: UUID) -> bool:
-        """The server lets a run that has completed be Pending again; this worker may not have heard of its end."""
+        """The server lets a run that has completed be Pending again, and runs of a paused pool be claimed; this worker
+        may not have heard of either yet.
+        """
+        if await self._control.paused():
+            self.rest(run_id)
+            return False
         state = (await self._client.read_flow_run(run_id)).state
         return state is not None and state.is_scheduled()
 

@@ -272,6 +272,10 @@ class ControlPlane:
     def _pool_limit(self) -> str:
         return f"work pool {self._pool!r}"
 
+    async def paused(self) -> bool:
+        """Whether the pool is, now."""
+        return (await self._client.read_work_pool(self._pool)).is_paused
+
     async def queues(self, names: set[str]) -> Queues:
         """The pool's queues that are not paused; of those named only, if any are named."""
         found = await all_by_offset(

@@ -242,6 +242,7 @@ class Dispatcher(HeldRuns):
                 break
             if acquired:
                 self._mine[run_id] = claim
+                self._planning.limits.picked(run_id, by_id[run_id].limits)
                 runs.append(run_id)
         return runs
 
@@ -274,8 +275,13 @@ class Dispatcher(HeldRuns):
                 self._logger.info("Run %s is told to stop: run %s needs its place", run_id, for_run_id)
                 self.stop(run_id, "Preempted", f"made way for run {for_run_id}", self._planning.policy.checkpoint_s)
 
+    def lost(self, run_id: UUID) -> None:
+        self._planning.limits.settled(str(run_id))
+        super().lost(run_id)
+
     async def one_too_many(self, run: FlowRun) -> bool:
         """Whether a limit does not let a run that was claimed just now run; then it waits again."""
+        self._planning.limits.settled(str(run.id))
         limit = await self._planning.limits.exceeded_by(run)
         if limit is None:
             return False

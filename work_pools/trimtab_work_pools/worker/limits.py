@@ -8,7 +8,9 @@ last sees the claims of all who have kept theirs, so no two of them can both be 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from prefect.client.schemas.objects import FlowRun
 
@@ -25,6 +27,7 @@ class Limits:
         self._control = control
         self._known: tuple[Limit, ...] = ()
         self._read_s = 0.0
+        self._picked: dict[str, tuple[str, ...]] = {}
 
     async def now(self, set_now: bool, every_s: float) -> tuple[Limit, ...]:
         """`set_now`: whether any is set; `every_s`: seconds between two readings."""
@@ -33,7 +36,16 @@ class Limits:
         elif not self._read_s or self._control.now_s() - self._read_s >= every_s:
             self._known = await self._control.limits()
             self._read_s = self._control.now_s()
-        return self._known
+        counted = Counter(name for names in self._picked.values() for name in names)
+        return tuple(replace(one, taken=one.taken + counted[one.name]) for one in self._known)
+
+    def picked(self, run_id: str, names: tuple[str, ...]) -> None:
+        """This worker is about to claim a run, which the server does not count yet."""
+        self._picked[run_id] = names
+
+    def settled(self, run_id: str) -> None:
+        """It is claimed, and the server counts it; or it is not this worker's."""
+        self._picked.pop(run_id, None)
 
     async def exceeded_by(self, run: FlowRun) -> Limit | None:
         """The limit that a run which was claimed just now is too many for."""
