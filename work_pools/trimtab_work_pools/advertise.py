@@ -42,7 +42,8 @@ class AdvertisementError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Advertisement:
     """`node` has nothing given away; `holdings` say what of it is. Times are seconds since the epoch. Workers that
-    share the claims of one machine have the same `host`.
+    share the claims of one machine have the same `host`. A node that is `draining` takes no new runs;
+    `closed` says why, where it is not its worker that leaves.
     """
 
     worker: str
@@ -51,6 +52,7 @@ class Advertisement:
     expires_s: float
     draining: bool = False
     host: str = ""
+    closed: str = ""
 
     def to_text(self) -> str:
         """All of it in one text, however long."""

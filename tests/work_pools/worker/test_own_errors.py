@@ -75,6 +75,7 @@ def test_a_node_whose_folder_fails_takes_nothing_new_and_heals(
     spoil(small_disk)
     waits = pool.run(deployment)
     until(lambda: said in pool.logs(), 60, f"the reason is said; {pool.logs()}")
+    until(lambda: said in str(getattr(pool.state(waits).state, "message", "")), 60, "why it waits")
     pool.await_state(ends, "Completed", 60)
     until(lambda: not find(pids[ends]).ticks, 30, "its process has gone")
     assert pool.lines(waits) == []

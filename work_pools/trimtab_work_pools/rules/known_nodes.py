@@ -51,7 +51,7 @@ def last_seen(one: Advertisement, now_s: float, good_s: float) -> str:
     """`last seen 03:06:10, draining`; with the day if it was another."""
     seen, now = (datetime.fromtimestamp(at_s, UTC) for at_s in (one.expires_s - good_s, now_s))
     clock = f"{seen:%H:%M:%S}" if seen.date() == now.date() else f"{seen:%Y-%m-%d %H:%M:%S}"
-    return f"last seen {clock}" + (", draining" if one.draining else "")
+    return f"last seen {clock}" + (f", {one.closed or 'draining'}" if one.draining else "")
 
 
 def _unwell(fleet: Iterable[Advertisement]) -> Iterator[tuple[Node, str, bool]]:
@@ -60,7 +60,7 @@ def _unwell(fleet: Iterable[Advertisement]) -> Iterator[tuple[Node, str, bool]]:
         full = [gpu.index for gpu in one.node.gpus if gpu.memory_used_mib]
         node = replace(one.node, gpus=tuple(map(_well, one.node.gpus)))
         if one.draining:
-            yield node, "it is draining", True
+            yield node, one.closed or "it is draining", True
         elif ill:
             yield node, f"GPU {_list(ill)} is not healthy now, its worker's log says why", False
         elif full:

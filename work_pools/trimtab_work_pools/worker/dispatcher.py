@@ -319,7 +319,7 @@ class Dispatcher(HeldRuns):
         """Announces what has changed at once. Writes it down three times in its life, not at every change: a write
         beside those of the run that starts would make SQLite refuse one of them."""
         advertisement = self._advertised = self._advertisement(ledger)
-        said = repr((advertisement.node, advertisement.holdings, advertisement.draining))
+        said = repr((advertisement.node, advertisement.holdings, advertisement.draining, advertisement.closed))
         if force or said != self._announced:
             announce(await self._control.pool_resource(), self._pool, self._worker, advertisement.to_text())
             self._announced = said
@@ -341,5 +341,6 @@ class Dispatcher(HeldRuns):
 
     def _advertisement(self, ledger: Ledger) -> Advertisement:
         expires_s = self._now_s() + ADVERTISED_S
-        closed = self._draining or bool(self._withdrawn or self._closed)
-        return Advertisement(self._worker, ledger.node, ledger.holdings, expires_s, closed, self._claims.host)
+        closed = "" if self._draining else self._withdrawn or self._closed
+        draining = self._draining or bool(closed)
+        return Advertisement(self._worker, ledger.node, ledger.holdings, expires_s, draining, self._claims.host, closed)

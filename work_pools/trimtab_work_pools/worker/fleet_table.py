@@ -36,7 +36,11 @@ def fleet_rows(fleet: tuple[Advertisement, ...]) -> list[dict[str, Any]]:
                 "memory free (GiB)": round(free.memory_free_mib / 1024, 1),
                 "runs": len(one.holdings),
                 "labels": ", ".join(f"{key}={value}" for key, value in free.labels),
-                "state": "draining" if one.draining else f"GPU {unwell} unhealthy" if unwell else "ready",
+                "state": (one.closed or "draining")
+                if one.draining
+                else f"GPU {unwell} unhealthy"
+                if unwell
+                else "ready",
             }
         )
     return rows

@@ -49,7 +49,7 @@ class Planning:
     @property
     def leads(self) -> bool:
         """Whether this worker is the one of all that does what is to be done once: one that stays."""
-        leader = next((one for one in self.fleet if not one.draining), None)
+        leader = next((one for one in self.fleet if one.closed or not one.draining), None)
         return leader is not None and leader.worker == self._worker
 
     @property
