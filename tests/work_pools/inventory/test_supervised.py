@@ -40,7 +40,7 @@ def asked(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def helpers() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
+    found = psutil.Process().children()  # of this process: workers of a stack that is up have their own
     return [one for one in found if one.status() != psutil.STATUS_ZOMBIE and "inventory.helper" in str(one.cmdline())]
 
 
