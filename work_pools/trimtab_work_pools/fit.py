@@ -212,7 +212,7 @@ def _instead(dimension: Dimension, gpus: Sequence[Gpu]) -> str:
     elif dimension is Dimension.GPU_COMPUTE_CAPABILITY:
         there = Counter("{}.{}".format(*gpu.compute_capability) for gpu in gpus)
     elif dimension is Dimension.GPU_HEALTH:
-        ill = ", ".join(str(gpu.index) for gpu in gpus if not gpu.healthy)
+        ill = ", ".join(map(str, sorted(gpu.index for gpu in gpus if not gpu.healthy)))
         return f" (not healthy: gpu {ill})"
     else:
         return ""
