@@ -6,9 +6,10 @@ import uuid
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.states import Completed, Crashed, Pending, Running
+from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.states import Completed, Crashed, Pending, Running, Scheduled
 
-from trimtab_work_pools.worker import GpuProcessWorker
+from trimtab_work_pools.worker.claiming import Claiming
 from trimtab_work_pools.worker.control_plane import ControlPlane
 
 from .conftest import Pool
@@ -45,13 +46,18 @@ async def test_a_run_that_had_completed_when_the_signal_came_stays_so(pool: Pool
 async def test_only_a_run_that_still_waits_is_claimed(pool: Pool) -> None:
     """The server would let a run that has completed be Pending again."""
     run_id = uuid.UUID(pool.run(pool.deploy("any", cpus=1)))
-    worker = GpuProcessWorker(work_pool_name=pool.name)
+    let_go: list[uuid.UUID] = []
     async with get_client() as client:
-        worker._client = client
-        run = await client.read_flow_run(run_id)
-        assert await worker._still_waits(run)
+        claiming = Claiming(client, ControlPlane(client, pool.name), let_go.append)
         for state in (Pending(), Running(), Completed()):
             await client.set_flow_run_state(run_id, state, force=True)
-            assert not await worker._still_waits(run), state.name
+            assert not await claiming.won(run_id, "mark"), state.name
+        await client.set_flow_run_state(run_id, Scheduled(), force=True)
+        await client.update_work_pool(pool.name, WorkPoolUpdate(is_paused=True))
+        assert not await claiming.won(run_id, "mark"), "the pool was paused a moment ago"
+        await client.update_work_pool(pool.name, WorkPoolUpdate(is_paused=False))
+        assert await claiming.won(run_id, "mark")
+        assert not await claiming.won(run_id, "of another"), "it is claimed"
         await client.delete_flow_run(run_id)
-        assert not await worker._still_waits(run)
+        assert not await claiming.won(run_id, "mark")
+    assert let_go == []
