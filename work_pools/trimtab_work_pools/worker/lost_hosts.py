@@ -2,8 +2,7 @@
 
 TRIMTAB_HOST_LOST_SECONDS (300): for how long nobody holds a run before it counts as lost. A worker that renews what
 cannot be read, or that Prefect still hears of, is alive, and so are its runs; and so is a run whose own process says
-so. A host that was only cut off from the
-server for longer than that still runs it: when it is back, its worker ends it there.
+so. On a host that was cut off it stands still by then (`rules.fence`): when the host is back, its worker ends it there.
 """
 
 from __future__ import annotations
