@@ -69,7 +69,7 @@ def up(
     """Start Prefect, MLflow and a worker, and deploy what prefect.yaml declares."""
     stack = _stack(state, project)
     _start(stack, {"prefect": prefect_port, "mlflow": mlflow_port})
-    out.print("[bold]Up.[/] Stop it with: trimtab down")
+    out.print(f"[bold]Up.[/] Tell your shell: {_told(stack)}\nStop it with: trimtab down")
 
 
 @app.command()
@@ -136,6 +136,8 @@ def demo(
     out.print(f"\nReport      {report}")
     again = "" if keep else "   (trimtab up starts them again)"
     out.print(f"Prefect UI  {urls['prefect']}{again}\nMLflow UI   {urls['mlflow']}{again}")
+    if keep:
+        out.print(f"Tell your shell: {_told(stack)}")
     out.print("Stop them with: trimtab down" if keep else "Everything is stopped; the state is kept.")
 
 
@@ -286,6 +288,11 @@ def _stack(state: Path | None, project: Path = PROJECT) -> Stack:
     # For whatever runs in this process, and for where a crash is written down.
     os.environ["TRIMTAB_STATE"] = str(stack.folder.path)
     return stack
+
+
+def _told(stack: Stack) -> str:
+    """Without it `prefect` speaks to another server, or starts one of its own."""
+    return f"export PREFECT_API_URL={stack.urls()['prefect']}/api"
 
 
 def _become_client(state: Path | None) -> None:

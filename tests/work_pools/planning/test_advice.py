@@ -80,6 +80,8 @@ def reason(fleet: list[Advertisement], known: list[Advertisement] | None = None,
         (FLEET, {"cpus": 1, "labels": {"tier": "gold"}}, "needs tier=gold", "the node has no label tier",
          "no node here has a label tier: start a worker with TRIMTAB_NODE_LABELS=tier=gold"),
         (FLEET, {"gpus": 1, "nodes": 3}, "needs 3 nodes at once", "2 have room", "it needs 3 such nodes at once, and there are 2"),
+        (FLEET, {"cpus": 1, "nodes": 2, "labels": {"region": "eu-1"}}, "needs region=eu-1", "1 has room",
+         "it needs 2 such nodes at once, and there is 1: ask for fewer nodes, or add some"),
     ],
 )  # fmt: skip
 def test_what_can_never_start_says_what_there_is_and_what_would_change_it(

@@ -12,16 +12,16 @@ __all__ = ["advise", "nearest"]
 
 
 def advise(nodes: Sequence[Node], demand: Demand) -> str:
-    """A sentence on the dimension by which the nearest of `nodes` refuses `demand`, even idle; for no nodes, what to
-    start. Names of nodes do not matter.
+    """A sentence on the dimension by which the nearest of `nodes` refuses `demand`, even idle; if some can hold it, on how
+    many a gang lacks; for no nodes, what to start. Names of nodes do not matter.
     """
     if not nodes:
         return "start a worker on a node that has it"
     refusals = [found for node in nodes if isinstance(found := fit_idle(node, demand), Refused)]
-    if not refusals:
-        return (
-            f"it needs {demand.nodes} such nodes at once, and there are {len(nodes)}: ask for fewer nodes, or add some"
-        )
+    enough = len(nodes) - len(refusals)
+    if enough:
+        are = "is 1" if enough == 1 else f"are {enough}"
+        return f"it needs {demand.nodes} such nodes at once, and there {are}: ask for fewer nodes, or add some"
     order = list(Dimension)
     nearest_miss = max(refusals, key=lambda one: (order.index(one.dimension), -one.short))
     return _ADVICE[nearest_miss.dimension](nodes, demand)
