@@ -12,8 +12,8 @@ __all__ = ["advise", "nearest"]
 
 
 def advise(nodes: Sequence[Node], demand: Demand) -> str:
-    """A sentence on the dimension by which the nearest of `nodes` refuses `demand`, even idle; if some can hold it, on how
-    many a gang lacks; for no nodes, what to start. Names of nodes do not matter.
+    """A sentence on the dimension by which the nearest of `nodes` refuses `demand`, even idle; if some can hold it, on
+    how many a gang lacks; for no nodes, what to start. Names of nodes do not matter.
     """
     if not nodes:
         return "start a worker on a node that has it"
